@@ -1,0 +1,1 @@
+"""The conformance suite for backends of taskqueue: ``pytest --conformance=MODULE:FACTORY``."""

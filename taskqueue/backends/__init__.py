@@ -1,0 +1,1 @@
+"""The backends that come with taskqueue. Import each from its own module."""
