@@ -1,0 +1,139 @@
+"""What a check works with: a store of its own, handles on it, and tasks to put there."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from taskqueue import Backend, Failure, Task
+from taskqueue_conformance.harness import Harness
+from taskqueue_conformance.subject import Journal, Subject
+from taskqueue_conformance.violation import Violation, expect_equal, expect_task
+
+NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+"""The instant around which checks happen; far from the host's clock, so that reading it shows."""
+MICROSECOND = timedelta(microseconds=1)
+LEASE = timedelta(seconds=30)
+
+
+class Lab:
+    """One check's surroundings. Its store is new and empty; whatever it opened is closed at the end.
+
+    Attributes:
+        harness: How the backend under test is made.
+        store: The name of this check's own store.
+        journal: The calls that were made.
+        notes: What the check wants in the report beside its outcome; must be fit for JSON.
+    """
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.store = new_store_name()
+        self.journal = Journal()
+        self._stores = [self.store]
+        self.notes: dict[str, Any] = {}
+        self._opened: list[Subject] = []
+
+    def unconnected(self, *, store: str | None = None) -> Subject:
+        """Return a new handle on this check's store, or on another one, that is not connected yet."""
+        subject = Subject(
+            self.harness.backend(store or self.store), self.journal, name=f"handle{len(self._opened) + 1}"
+        )
+        self._opened.append(subject)
+        return subject
+
+    async def handle(self, *, store: str | None = None) -> Subject:
+        """Return a new connected handle on this check's store, or on another one."""
+        subject = self.unconnected(store=store)
+        await subject.connect()
+        return subject
+
+    def new_store(self) -> str:
+        """Return the name of another store, new and empty, that is dropped with this lab."""
+        self._stores.append(new_store_name())
+        return self._stores[-1]
+
+    def adopt(self, subject: Subject) -> Subject:
+        """Close this handle (a clone, say) with the others, and return it."""
+        self._opened.append(subject)
+        return subject
+
+    async def put(self, backend: Backend, *tasks: Task) -> None:
+        """Enqueue tasks in one call and read each of them back, field by field.
+
+        This is how every check begins: what must not happen can never pass where nothing happens.
+        """
+        await backend.enqueue(tasks)
+        await self.expect_stored(backend, *tasks, when="after enqueue")
+
+    async def expect_stored(self, backend: Backend, *tasks: Task, when: str) -> None:
+        """Read tasks back and compare every stored field of each; ``when`` says after what, for the message."""
+        for task in tasks:
+            expect_task(f"get({task.id!r}) {when}", await backend.get(task.id), task)
+
+    async def running(
+        self, backend: Backend, *tasks: Task, now: datetime = NOON, lease_expires_at: datetime = NOON + LEASE
+    ) -> Sequence[Task]:
+        """Put tasks that are due at ``now``, claim them all, and return them as they now are."""
+        await self.put(backend, *tasks)
+        claimed = await backend.claim(now=now, limit=len(tasks), lease_expires_at=lease_expires_at)
+        expect_equal(
+            "the ids that the claim returned", sorted(t.id for t in claimed), sorted(t.id for t in tasks), breaks="E2"
+        )
+        return claimed
+
+    async def close(self) -> None:
+        """Close every handle and drop the stores. Errors of a backend in here are its own affair by now."""
+        for subject in reversed(self._opened):
+            subject.deadline = 5.0
+            await _quietly(subject.close())
+        for store in self._stores:
+            await _quietly(self.harness.drop(store))
+
+    def confirm_witnessed(self) -> None:
+        """Raise a violation if this check never saw a write of its own come back through ``get``."""
+        if not self.journal.witnessed:
+            raise Violation(
+                "a write of the check's own",
+                expected="a task that was enqueued and came back from get with its payload",
+                actual="none, so nothing else that was seen counts",
+                look="enqueue and get",
+            )
+
+
+def new_store_name() -> str:
+    """Return a store name that nobody has used: ``[a-z0-9_]``, at most 40 characters."""
+    return f"conformance_{uuid.uuid4().hex[:20]}"
+
+
+def new_task(task_id: str = "a", **changes: Any) -> Task:
+    """Return a new PENDING task that is due at NOON, with ``changes`` to its fields."""
+    given: dict[str, Any] = {
+        "id": task_id,
+        "payload": b"payload of " + task_id.encode(),
+        "enqueued_at": NOON - timedelta(hours=1),
+        "available_at": NOON,
+        "max_retries": 3,
+    }
+    return Task(**(given | changes))
+
+
+def new_failure(attempt: int = 1, **changes: Any) -> Failure:
+    """Return a failure recorded at NOON that proposes no retry, with ``changes`` to its fields."""
+    given: dict[str, Any] = {
+        "attempt": attempt,
+        "error": f"ValueError: attempt {attempt}",
+        "failed_at": NOON,
+        "traceback": "Traceback (most recent call last):\n  ...\nValueError\n",
+    }
+    return Failure(**(given | changes))
+
+
+async def _quietly(call: Any) -> None:
+    try:
+        await call
+    except asyncio.CancelledError:
+        raise
+    except Exception:  # noqa: BLE001, S110 - the check has its verdict; cleaning up must not change it
+        pass
