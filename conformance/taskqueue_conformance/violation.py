@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from taskqueue_conformance.requirements import REQUIREMENTS
 
@@ -116,16 +116,14 @@ def shown(value: object) -> str:
 
 
 def _difference(expected: object, actual: object) -> tuple[str, str]:
-    if _same_record(expected, actual):
-        names = [
-            field.name for field in fields(expected) if getattr(expected, field.name) != getattr(actual, field.name)
-        ]  # type: ignore[arg-type]  # _same_record has looked
+    names = differing_fields(expected, actual)
+    if names:
         return (
             ", ".join(f"{name}={shown(getattr(expected, name))}" for name in names),
             ", ".join(f"{name}={shown(getattr(actual, name))}" for name in names),
         )
-    if _records(expected) and _records(actual) and len(expected) == len(actual):  # type: ignore[arg-type]  # _records has looked
-        for position, (wanted, got) in enumerate(zip(expected, actual, strict=True)):  # type: ignore[call-overload]  # the same
+    if _records(expected) and _records(actual) and len(expected) == len(actual):
+        for position, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
             if wanted != got:
                 left, right = _difference(wanted, got)
                 return f"at position {position}: {left}", f"at position {position}: {right}"
@@ -140,5 +138,5 @@ def differing_fields(expected: object, actual: object) -> list[str]:
     return [name for name in names if getattr(expected, name) != getattr(actual, name)]
 
 
-def _records(value: object) -> bool:
+def _records(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
