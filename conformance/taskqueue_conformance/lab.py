@@ -1,6 +1,7 @@
 """What a check works with: a store of its own, handles on it, and tasks to put there."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,13 +23,15 @@ class Lab:
 
     Attributes:
         harness: How the backend under test is made.
+        rng: What a check draws at random comes from here, so that a seed repeats it.
         store: The name of this check's own store.
         journal: The calls that were made.
         notes: What the check wants in the report beside its outcome; must be fit for JSON.
     """
 
-    def __init__(self, harness: Harness) -> None:
+    def __init__(self, harness: Harness, *, rng: random.Random | None = None) -> None:
         self.harness = harness
+        self.rng = rng or random.Random(0)  # noqa: S311 - repeatable on purpose
         self.store = new_store_name()
         self.journal = Journal()
         self._stores = [self.store]

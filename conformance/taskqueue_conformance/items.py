@@ -1,0 +1,210 @@
+"""Checks as ordinary pytest items, independent of the adopter's fixtures and settings."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import pytest
+
+from taskqueue_conformance.check import Check
+from taskqueue_conformance.harness import Harness
+from taskqueue_conformance.lab import Lab
+from taskqueue_conformance.requirements import REQUIREMENTS
+from taskqueue_conformance.verdict import Outcome
+from taskqueue_conformance.violation import Violation, shown
+
+PROPERTY = "taskqueue_conformance"
+"""The key in an item's ``user_properties`` under which its result travels to the verdict."""
+SUITE = "conformance"
+"""What the node ids of the suite begin with."""
+HARD_LIMIT_S = 120
+"""How long one check may take, in seconds, even where it blocks the event loop."""
+
+_FRAMES = 6
+_OUR_FOLDER = str(Path(__file__).parent)
+
+
+class OutdatedDeviation(AssertionError):
+    """A check passed that the harness declares a known deviation."""
+
+
+class NotVerified(Exception):
+    """A check could not be decided here. The message says why."""
+
+
+class Layer(pytest.Collector):
+    """The checks of one layer."""
+
+    def __init__(self, *, checks: list[Check], harness: Harness, target: str, seed: int, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.checks = checks
+        self.harness = harness
+        self.target = target
+        self.seed = seed
+
+    @classmethod
+    def make(
+        cls, parent: pytest.Collector, name: str, *, checks: list[Check], harness: Harness, target: str, seed: int
+    ) -> Self:
+        """Return the layer ``name`` below ``parent``."""
+        layer: Self = cls.from_parent(
+            parent,
+            name=name,
+            nodeid=f"{SUITE}/{name}",
+            checks=checks,
+            harness=harness,
+            target=target,
+            seed=seed,
+        )
+        return layer
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield an item for each check, in the order of registration."""
+        for check in self.checks:
+            yield CheckItem.from_parent(self, name=check.name, check=check)
+
+
+class CheckItem(pytest.Item):
+    """One check as a pytest item. It uses no fixture, and brings its own event loop."""
+
+    def __init__(self, *, check: Check, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.check = check
+        self.lab: Lab | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """The layer that the item is in."""
+        assert isinstance(self.parent, Layer)  # noqa: S101 - Layer.collect makes the items
+        return self.parent
+
+    def runtest(self) -> None:
+        """Run the check, and note its result for the verdict."""
+        harness = self.layer.harness
+        lacking = sorted(self.check.needs - harness.capabilities)
+        if lacking:
+            self._note(Outcome.NOT_CLAIMED, f"needs {', '.join(lacking)}, which the harness disclaims")
+            pytest.skip(f"not claimed: {', '.join(lacking)}")
+        deviation = harness.deviations.get(self.check.id)
+        self.lab = Lab(harness, rng=random.Random(f"{self.layer.seed}/{self.check.id}"))  # noqa: S311 - repeatable on purpose
+        try:
+            with _hard_limit(HARD_LIMIT_S), asyncio.Runner() as runner:
+                runner.run(self._run(self.lab))
+            if deviation is not None:
+                raise OutdatedDeviation(deviation)  # noqa: TRY301 - it is noted below like any other finding
+        except NotVerified as undecided:
+            self._note(Outcome.NOT_VERIFIED, str(undecided))
+            pytest.skip(f"not verified: {undecided}")
+        except OutdatedDeviation as outdated:
+            self._note(Outcome.OUTDATED, self.explain(outdated))
+            raise
+        except Exception as error:
+            self._note(
+                Outcome.FAILED if deviation is None else Outcome.DEVIATION,
+                self.explain(error),
+                breaks=self.broken_by(error),
+            )
+            raise
+        self._note(Outcome.PASSED, "")
+
+    async def _run(self, lab: Lab) -> None:
+        try:
+            await self.check.run(lab)
+            lab.confirm_witnessed()
+        finally:
+            await lab.close()
+
+    def _note(self, outcome: Outcome, message: str, *, breaks: str | None = None) -> None:
+        notes = {} if self.lab is None else self.lab.notes
+        result = {"id": self.check.id, "outcome": outcome, "message": message, "breaks": breaks, "notes": notes}
+        self.user_properties.append((PROPERTY, result))
+
+    def broken_by(self, error: BaseException) -> str:
+        """Return the id of the requirement that ``error`` shows to be broken."""
+        named = error.requirement if isinstance(error, Violation) else None
+        return named or self.check.requirement
+
+    def explain(self, error: BaseException) -> str:
+        """Return the failure for a person: requirement, expected, actual, where to look, and the calls before it."""
+        check = self.check
+        requirement = REQUIREMENTS[self.broken_by(error)]
+        what, look = "", check.look or requirement.look
+        if isinstance(error, Violation):
+            what, expected, actual = error.what, error.expected, error.actual
+            look = error.look or (requirement.look if requirement.id != check.requirement else look)
+        elif isinstance(error, OutdatedDeviation):
+            expected, actual = f"the known deviation ({error})", "the check passes: remove it from Harness.deviations"
+        else:
+            expected, actual = "no exception", f"{type(error).__name__}: {shown(str(error))}"
+        rows = [
+            ("check", f"{check.id}: {check.title}"),
+            ("clause", ", ".join(check.clauses)),
+            ("where", what),
+            ("expected", expected),
+            ("actual", actual),
+            ("look at", look),
+            ("deviation", self.layer.harness.deviations.get(check.id, "")),
+            ("raised at", "" if isinstance(error, Violation) else _place(error)),
+            ("calls", "\n".join(self.lab.journal.calls) if self.lab is not None else ""),
+            ("repeat", f'pytest --conformance={self.layer.target} "{self.nodeid}"'),
+        ]
+        lines = [f"{requirement.id}: {requirement.title}"]
+        for label, text in rows:
+            for number, line in enumerate(text.splitlines()):
+                lines.append(f"  {label if number == 0 else '':<10}{line}")
+        return "\n".join(lines)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Explain what an implementer can act upon; show a traceback only of what is neither."""
+        if isinstance(excinfo.value, Exception):
+            return self.explain(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Say where the item stands: in the suite, not in a file of the adopter's."""
+        return self.config.rootpath / self.layer.nodeid, None, self.name
+
+
+def _place(error: BaseException) -> str:
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OUR_FOLDER) and os.sep + "asyncio" + os.sep not in frame.filename
+    ]  # fmt: skip
+    return "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-_FRAMES:])
+
+
+@contextlib.contextmanager
+def _hard_limit(seconds: int) -> Iterator[None]:
+    """Raise a violation after ``seconds`` even where a backend blocks the event loop, if the platform can."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise Violation(
+            "the whole check",
+            expected="an end",
+            actual=f"none within {seconds} s: a call hangs, or blocks the event loop",
+            look="the last of the calls below, and locks that nobody releases",
+        )
+
+    before = signal.signal(signal.SIGALRM, expire)
+    started = time.monotonic()
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if remaining:
+            # Somebody else's timer, such as a plugin's time limit, goes on where it was.
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, remaining - (time.monotonic() - started)), interval)

@@ -1,0 +1,47 @@
+"""The pytest plugin. Until ``--conformance`` is given it imports nothing but pytest."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's options."""
+    group = parser.getgroup("conformance", "conformance of task queue backends")
+    group.addoption(
+        "--conformance",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="TARGET",
+        help="run the conformance suite against TARGET: MODULE:FACTORY, MODULE:HARNESS or a registered scheme such as "
+        "sqlite. Without a value: the target that the ini option conformance_backend names",
+    )
+    group.addoption(
+        "--conformance-report",
+        default=None,
+        metavar="DIR",
+        help="write the verdict to DIR/conformance.json",
+    )
+    group.addoption(
+        "--conformance-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the seed of what the suite draws at random (default: %(default)s)",
+    )
+    parser.addini("conformance_backend", "the target of --conformance without a value", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hand over to the suite, if it was asked for."""
+    target = config.getoption("conformance")
+    if target is None:
+        if config.getoption("conformance_report") is not None:
+            raise pytest.UsageError("--conformance-report needs --conformance, which runs the suite that it reports on")
+        return
+    try:
+        from taskqueue_conformance.run import ConformanceRun  # noqa: PLC0415 - not before it is asked for
+    except ModuleNotFoundError as error:
+        raise pytest.UsageError(
+            f"--conformance needs {error.name!r}, which is not installed: pip install 'taskqueue-spec[conformance]'"
+        ) from error
+    config.pluginmanager.register(ConformanceRun.prepare(config, target), "taskqueue_conformance_run")

@@ -1,0 +1,210 @@
+"""One run of the suite inside pytest: from the target to the verdict."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from taskqueue_conformance import report, terminal
+from taskqueue_conformance.check import Check
+from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, Harness
+from taskqueue_conformance.items import PROPERTY, SUITE, Layer
+from taskqueue_conformance.suite import LAYERS, required_checks
+from taskqueue_conformance.target import TargetError, preflight, resolve
+from taskqueue_conformance.verdict import Outcome, Tally, Verdict
+
+_SELECTION = "taskqueue_conformance_selection"
+
+
+class ConformanceRun:
+    """The plugin object that is registered once ``--conformance`` was given.
+
+    Attributes:
+        selection: The node ids of the suite to run; ``[SUITE]`` for all of it, and empty where paths were given.
+        tally: The results so far.
+    """
+
+    def __init__(self, config: pytest.Config, target: str, harness: Harness, selection: list[str]) -> None:
+        self.config = config
+        self.target = target
+        self.harness = harness
+        self.selection = selection
+        self.worker = hasattr(config, "workerinput")
+        self.backend_class = ""
+        self.checks = required_checks()
+        self.tally = Tally(self.checks)
+        self.strangers: list[str] = []
+        self.started = time.perf_counter()
+        self.report_path: Path | None = None
+
+    @classmethod
+    def prepare(cls, config: pytest.Config, option: str) -> Self:
+        """Resolve the target, start the harness and look at the backends that it makes.
+
+        Raises:
+            pytest.UsageError: The target cannot be tested, with one message that says why.
+        """
+        target = option or str(config.getini("conformance_backend"))
+        if not target:
+            raise pytest.UsageError(
+                "--conformance without a value needs the ini option conformance_backend, for example "
+                'conformance_backend = "mypackage.testing:Harness" below [tool.pytest.ini_options]'
+            )
+        selection = cls._selection(config)
+        try:
+            run = cls(config, target, resolve(target), selection)
+            if not run.worker:
+                run.start()
+        except TargetError as error:
+            raise pytest.UsageError(str(error)) from error
+        return run
+
+    @staticmethod
+    def _selection(config: pytest.Config) -> list[str]:
+        """Take the suite's node ids out of the arguments; what stays are paths."""
+        if hasattr(config, "workerinput"):
+            chosen: list[str] = config.workerinput[_SELECTION]
+        elif config.args_source is not pytest.Config.ArgsSource.ARGS:
+            chosen = [SUITE]
+        else:
+            chosen = [arg for arg in config.args if _names_suite(arg)]
+            paths = [arg for arg in config.args if not _names_suite(arg)]
+            if chosen and paths:
+                raise pytest.UsageError(
+                    f"give either paths ({paths[0]}) or node ids of the suite ({chosen[0]}), not both"
+                )
+        if chosen:
+            config.args = [str(config.rootpath)]
+        return chosen
+
+    def start(self) -> None:
+        """Start the harness and look at its backends; in the controlling process only."""
+        os.environ.update(self.harness.start())
+        try:
+            self._look_at_deviations()
+            self.backend_class = preflight(self.target, self.harness)
+        except BaseException:
+            self.harness.stop()
+            raise
+
+    def _look_at_deviations(self) -> None:
+        for unknown in sorted(set(self.harness.deviations) - set(self.checks)):
+            raise TargetError(f"--conformance={self.target}: no check is called {unknown!r}, see Harness.deviations")
+
+    # The hooks of pytest; their names and parameters are its own.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        """Put the suite in place of what the session would collect from the file system."""
+        if not (self.selection and isinstance(collector, pytest.Session)):
+            return None
+        layers = [self._layer(collector, name) for name in LAYERS]
+        return pytest.CollectReport(collector.nodeid, "passed", None, [layer for layer in layers if layer.checks])
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Take ``.feature`` files that were named on the command line as scenarios against the target."""
+        if file_path.suffix != ".feature" or self.selection or not parent.session.isinitpath(file_path):
+            return None
+        from taskqueue_conformance import scenarios  # noqa: PLC0415 - few runs name a feature
+
+        return Layer.make(
+            parent,
+            file_path.name,
+            checks=scenarios.load([file_path]),
+            harness=self.harness,
+            target=self.target,
+            seed=self.seed,
+        )
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist what was selected; by then its arguments look like anybody's."""
+        node.workerinput[_SELECTION] = self.selection
+
+    def pytest_report_header(self) -> str:
+        """Say what is tested."""
+        what = "" if self.selection else "; paths were given, so the suite does not run and there will be no verdict"
+        return f"conformance: {self.target} ({self.backend_class}), seed {self.seed}{what}"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of a check's result."""
+        noted = dict(report.user_properties).get(PROPERTY)
+        if isinstance(noted, dict) and report.when == "call":
+            result = self.tally.results.get(noted["id"])
+            if result is not None:
+                result.outcome = Outcome(noted["outcome"])
+                result.message = noted["message"]
+                result.breaks = noted["breaks"]
+                result.notes = noted["notes"]
+                result.duration_s = report.duration
+        elif report.failed:
+            # A plugin's fault around a check, or a test of the adopter's own: it has no place in the verdict, but
+            # the exit status keeps it.
+            self.strangers.append(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the report, and let the exit status be 0 only for CONFORMANT."""
+        if self.worker or not self.gives_verdict:
+            return
+        folder = self.config.getoption("conformance_report")
+        if folder is not None:
+            self.report_path = report.write(Path(folder), self.info(), self.tally)
+        if self.tally.verdict is not Verdict.CONFORMANT and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+        """Print the verdict after everything else."""
+        yield
+        if self.gives_verdict:
+            terminal.write_verdict(terminalreporter, self.info(), self.tally, self.report_path)
+
+    def pytest_unconfigure(self) -> None:
+        """Let the harness clean up."""
+        if not self.worker:
+            self.harness.stop()
+
+    @property
+    def seed(self) -> int:
+        """The seed of what is drawn at random."""
+        seed: int = self.config.getoption("conformance_seed")
+        return seed
+
+    @property
+    def gives_verdict(self) -> bool:
+        """Whether the suite was to run at all."""
+        return bool(self.selection) and not self.config.getoption("collectonly")
+
+    def info(self) -> report.RunInfo:
+        """Return what this run was, up to now."""
+        return report.RunInfo(
+            target=self.target,
+            backend_class=self.backend_class,
+            capabilities=sorted(self.harness.capabilities),
+            not_claimed=sorted(DEFAULT_CAPABILITIES - self.harness.capabilities),
+            seed=self.seed,
+            versions={
+                "python": platform.python_version(),
+                "pytest": pytest.__version__,
+                "taskqueue-spec": version("taskqueue-spec"),
+            },
+            duration_s=time.perf_counter() - self.started,
+        )
+
+    def _layer(self, session: pytest.Session, name: str) -> Layer:
+        checks = [check for check in self.checks.values() if check.layer == name and self._selected(check)]
+        return Layer.make(session, name, checks=checks, harness=self.harness, target=self.target, seed=self.seed)
+
+    def _selected(self, check: Check) -> bool:
+        layer = f"{SUITE}/{check.layer}"
+        return any(chosen in {SUITE, layer, f"{layer}::{check.name}"} for chosen in self.selection)
+
+
+def _names_suite(argument: str) -> bool:
+    path = argument.partition("::")[0]
+    return (path == SUITE or path.removeprefix(f"{SUITE}/") in LAYERS) and not Path(path).exists()

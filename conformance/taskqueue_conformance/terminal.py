@@ -1,0 +1,61 @@
+"""The verdict in the terminal: a table by requirement, and one line."""
+
+from pathlib import Path
+
+import pytest
+
+from taskqueue_conformance.report import RunInfo
+from taskqueue_conformance.verdict import Outcome, RequirementResult, Tally, Verdict
+
+_COLOURS = {
+    Verdict.CONFORMANT: {"green": True},
+    Verdict.NOT_CONFORMANT: {"red": True},
+    Verdict.INCOMPLETE: {"yellow": True},
+}
+_TITLE_WIDTH = 66
+
+
+def write_verdict(reporter: pytest.TerminalReporter, info: RunInfo, tally: Tally, report_path: Path | None) -> None:
+    """Write the table by requirement, what was not claimed or not decided, and the verdict."""
+    reporter.section("conformance", "=")
+    reporter.line(f"{'requirement':<11} {'':<{_TITLE_WIDTH}} {'passed':>9}  verdict")
+    for group in tally.requirements():
+        reporter.line(_row(group), **_row_colour(group))
+    for outcome in (Outcome.DEVIATION, Outcome.OUTDATED, Outcome.NOT_VERIFIED):
+        for result in tally.results.values():
+            if result.outcome is outcome:
+                reporter.line(f"{outcome}: {result.check.id}")
+    reporter.line("")
+    if report_path is not None:
+        reporter.line(f"report: {report_path}")
+    verdict = tally.verdict
+    reporter.line(f"{verdict}: {_sentence(info, tally)}", bold=True, **_COLOURS[verdict])
+
+
+def _row(group: RequirementResult) -> str:
+    title = group.title if len(group.title) <= _TITLE_WIDTH else group.title[: _TITLE_WIDTH - 1] + "…"
+    elsewhere = f", named by {len(group.named_by)} other check(s)" if group.named_by else ""
+    counts = f"{group.passed}/{len(group.results)}"
+    return f"{group.id:<11} {title:<{_TITLE_WIDTH}} {counts:>9}  {group.outcome}{elsewhere}"
+
+
+def _row_colour(group: RequirementResult) -> dict[str, bool]:
+    if group.outcome is Outcome.PASSED:
+        return {"green": True}
+    return {"red": True} if group.outcome is Outcome.FAILED else {"yellow": True}
+
+
+def _sentence(info: RunInfo, tally: Tally) -> str:
+    total = len(tally.results)
+    parts = [f"{info.target} passed {tally.count(Outcome.PASSED)} of {total} checks"]
+    failures = sum(result.outcome.failure for result in tally.results.values())
+    missing = tally.count(Outcome.NOT_RUN) + tally.count(Outcome.SKIPPED)
+    if failures:
+        parts.append(f"{failures} failed")
+    if missing:
+        parts.append(f"{missing} did not run")
+    if tally.count(Outcome.NOT_VERIFIED):
+        parts.append(f"{tally.count(Outcome.NOT_VERIFIED)} not verified")
+    if info.not_claimed:
+        parts.append(f"not claimed: {', '.join(info.not_claimed)} ({tally.count(Outcome.NOT_CLAIMED)} checks)")
+    return f"{', '.join(parts)}; {info.duration_s:.1f} s"
