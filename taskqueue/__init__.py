@@ -17,19 +17,29 @@ from taskqueue.errors import (
     TooLarge,
     UnknownScheme,
 )
+from taskqueue.queue import AsyncTaskQueue, Call, Enqueuer, TaskQueue
+from taskqueue.result import Result
 from taskqueue.retry import RetryPolicy
 from taskqueue.serializers import CloudpickleSerializer, Serializer
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
+from taskqueue.transition import Transition
+
+TaskResult = Result
+"""Another name of ``Result``, which the specification uses too."""
 
 __all__ = [
+    "AsyncTaskQueue",
     "Backend",
+    "Call",
     "CloudpickleSerializer",
     "DeserializationError",
+    "Enqueuer",
     "Failure",
     "IncompatibleStore",
     "InvalidArgument",
     "NotConnected",
+    "Result",
     "RetryPolicy",
     "SerializationError",
     "Serializer",
@@ -40,8 +50,11 @@ __all__ = [
     "TaskExists",
     "TaskFailed",
     "TaskNotFound",
+    "TaskQueue",
     "TaskQueueError",
+    "TaskResult",
     "TaskStatus",
     "TooLarge",
+    "Transition",
     "UnknownScheme",
 ]
