@@ -81,10 +81,51 @@ class Lab:
         """Put tasks that are due at ``now``, claim them all, and return them as they now are."""
         await self.put(backend, *tasks)
         claimed = await backend.claim(now=now, limit=len(tasks), lease_expires_at=lease_expires_at)
-        expect_equal(
-            "the ids that the claim returned", sorted(t.id for t in claimed), sorted(t.id for t in tasks), breaks="E2"
-        )
+        await self.expect_claimed(backend, claimed, tasks, now=now)
         return claimed
+
+    async def expect_claimed(
+        self, backend: Backend, claimed: Sequence[Task], expected: Sequence[Task], *, now: datetime, breaks: str = "E2"
+    ) -> None:
+        """Compare the ids that a claim at ``now`` returned, in any order, with those of ``expected``.
+
+        Where they differ, find out by further claims which requirement is broken: ``breaks``, unless the comparison
+        with ``now`` is wrong (E1), a clock is read (E4) or a task was handed out again (C1).
+        """
+        got, wanted = sorted(t.id for t in claimed), sorted(t.id for t in expected)
+        if got == wanted:
+            return
+        missing = [task for task in expected if task.id not in got]
+        extra = [task for task in claimed if task.id not in wanted]
+        if len(set(got)) < len(got) or any(task.attempts > 1 + len(task.failures) for task in extra):
+            breaks = "C1"
+        elif any(task.available_at > now for task in extra):
+            host = datetime.now(UTC)
+            early = [task for task in extra if task.available_at > now]
+            soon = any(task.available_at - now < timedelta(seconds=2) for task in early)
+            breaks = "E4" if now < host and not soon and all(task.available_at <= host for task in early) else "E1"
+        elif missing and not extra:
+            breaks = await self._why_missing(backend, missing, now=now) or breaks
+        expect_equal(f"the ids that claim(now={now}) returned", got, wanted, breaks=breaks)
+
+    async def _why_missing(self, backend: Backend, missing: Sequence[Task], *, now: datetime) -> str | None:
+        """Return E1 if the tasks are claimed a little later, E4 if the host's clock seems to decide, or else None."""
+        ids = {task.id for task in missing}
+
+        async def claimed(at: datetime) -> set[str]:
+            return {t.id for t in await backend.claim(now=at, limit=1000, lease_expires_at=NOON + LEASE)}
+
+        if ids & await claimed(now):
+            return None
+        ahead = datetime.max.replace(tzinfo=UTC) - now
+        for later in (MICROSECOND, timedelta(seconds=1), timedelta(days=400)):
+            if later <= ahead and ids & await claimed(now + later):
+                return "E1"
+        if any(task.available_at <= datetime.now(UTC) for task in missing):
+            return None
+        probe = new_task(f"probe {uuid.uuid4().hex}", available_at=datetime(2001, 1, 1, tzinfo=UTC))
+        await backend.enqueue([probe])
+        return "E4" if probe.id in await claimed(now) else None
 
     async def close(self) -> None:
         """Close every handle and drop the stores. Errors of a backend in here are its own affair by now."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeGuard, TypeVar
 
+from taskqueue_conformance.exactness import inexact
 from taskqueue_conformance.requirements import REQUIREMENTS
 
 E = TypeVar("E", bound=BaseException)
@@ -80,10 +81,11 @@ def expect_task(what: str, actual: object, expected: object, *, breaks: str | No
     """Raise a :class:`Violation` unless a stored task equals ``expected`` in every field.
 
     Where one field differs that has a requirement of its own (the payload, the value, an instant that is a little
-    off), and the caller named none, that requirement is named.
+    off), and the caller named none, that requirement is named. A difference in exactness alone is named in any case.
     """
     names = differing_fields(expected, actual)
     both_set = [name for name in names if None not in (getattr(expected, name), getattr(actual, name))]
+    breaks = inexact(expected, actual) or breaks
     if breaks is None and len(names) == 1 and names == both_set:
         breaks = _FIELD_REQUIREMENTS.get(names[0])
     expect_equal(what, actual, expected, breaks=breaks)
