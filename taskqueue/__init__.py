@@ -1,6 +1,7 @@
 """A small, exact async task queue: the reference implementation of an executable specification."""
 
 from taskqueue.backend import Backend
+from taskqueue.current import CurrentTask, current_task
 from taskqueue.errors import (
     DeserializationError,
     IncompatibleStore,
@@ -24,6 +25,7 @@ from taskqueue.serializers import CloudpickleSerializer, Serializer
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 from taskqueue.transition import Transition
+from taskqueue.worker import Worker
 
 TaskResult = Result
 """Another name of ``Result``, which the specification uses too."""
@@ -33,6 +35,7 @@ __all__ = [
     "Backend",
     "Call",
     "CloudpickleSerializer",
+    "CurrentTask",
     "DeserializationError",
     "Enqueuer",
     "Failure",
@@ -57,4 +60,6 @@ __all__ = [
     "TooLarge",
     "Transition",
     "UnknownScheme",
+    "Worker",
+    "current_task",
 ]

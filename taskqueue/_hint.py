@@ -2,23 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from taskqueue.backend import Backend
 from taskqueue.errors import NotConnected
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def watching(backend: Backend, seconds: float) -> AsyncIterator[asyncio.Task[None]]:
+async def watching(wait: Callable[[float], Awaitable[None]], seconds: float) -> AsyncIterator[asyncio.Task[None]]:
     """Begin to wait for a change; inside, look, and then await the task that is given. It is over by the end.
 
-    The wait has begun when the block is entered, so a change after a look in the block ends it. It ends after
+    ``wait`` is that of a backend or of a queue. The wait has begun when the block is entered, so a change after a look in the block ends it. It ends after
     ``seconds`` on the event loop's clock at the latest. Only ``NotConnected`` comes out of it.
     """
-    waiting = asyncio.create_task(_change(backend, seconds), name="taskqueue-wait")
+    waiting = asyncio.create_task(_change(wait, seconds), name="taskqueue-wait")
     try:
         await asyncio.sleep(0)  # a new task begins only when this one is suspended
         yield waiting
@@ -29,9 +28,9 @@ async def watching(backend: Backend, seconds: float) -> AsyncIterator[asyncio.Ta
             waiting.exception()  # seen, or of no interest any more
 
 
-async def _change(backend: Backend, seconds: float) -> None:
+async def _change(wait: Callable[[float], Awaitable[None]], seconds: float) -> None:
     try:
-        await backend.wait(seconds)
+        await wait(seconds)
     except NotConnected:
         raise
     except Exception as error:  # noqa: BLE001 - a hint may fail; the polling behind it goes on

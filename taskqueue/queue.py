@@ -419,7 +419,7 @@ class TaskQueue:
                     pause = min(remaining, _RESULT_POLL_SECONDS)
                 else:
                     return None
-                async with watching(backend, pause) as change:
+                async with watching(backend.wait, pause) as change:
                     if (result := await self._look(backend, task_id)) is not None:
                         return result
                     await change
