@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 async def watching(wait: Callable[[float], Awaitable[None]], seconds: float) -> AsyncIterator[asyncio.Task[None]]:
     """Begin to wait for a change; inside, look, and then await the task that is given. It is over by the end.
 
-    ``wait`` is that of a backend or of a queue. The wait has begun when the block is entered, so a change after a look in the block ends it. It ends after
-    ``seconds`` on the event loop's clock at the latest. Only ``NotConnected`` comes out of it.
+    ``wait`` is that of a backend or of a queue. The wait has begun when the block is entered, so a change after a
+    look in the block ends it. It ends after ``seconds`` on the event loop's clock at the latest. Only
+    ``NotConnected`` comes out of it.
     """
     waiting = asyncio.create_task(_change(wait, seconds), name="taskqueue-wait")
     try:
