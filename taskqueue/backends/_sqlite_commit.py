@@ -1,0 +1,68 @@
+"""Group commit: several operations in one transaction, and each with an outcome of its own."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from typing import Any
+
+from taskqueue.backends._sqlite_operations import Enqueue, Operation, enqueue_all
+from taskqueue.errors import TaskQueueError
+
+
+def execute(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
+    """Run the operations in order, in one transaction if any of them writes, and commit.
+
+    Returns:
+        The outcome of each: its result, or the exception to raise to its caller. An operation that was refused has
+        changed nothing. If anything else goes wrong, the transaction is rolled back and each operation runs again in
+        one of its own, so that it harms no caller but its own.
+    """
+    if not any(operation.writes for operation in operations):
+        return [_alone(db, operation) for operation in operations]
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return [error] * len(operations)
+    try:
+        outcomes = _outcomes(db, operations)
+        db.execute("COMMIT")
+    except Exception as error:  # noqa: BLE001 - it is delivered to the caller
+        _roll_back(db)
+        if len(operations) == 1:
+            return [error]
+        return [outcome for operation in operations for outcome in execute(db, [operation])]
+    except BaseException:
+        _roll_back(db)
+        raise
+    return outcomes
+
+
+def _alone(db: sqlite3.Connection, operation: Operation[Any]) -> Any:
+    try:
+        return operation.run(db)
+    except Exception as error:  # noqa: BLE001 - it is delivered to the caller
+        return error
+
+
+def _outcomes(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
+    outcomes: list[Any] = []
+    for is_enqueue, group in groupby(operations, key=lambda operation: isinstance(operation, Enqueue)):
+        if is_enqueue:
+            outcomes += enqueue_all(db, [operation.rows for operation in group if isinstance(operation, Enqueue)])
+        else:
+            outcomes += [_unless_refused(db, operation) for operation in group]
+    return outcomes
+
+
+def _unless_refused(db: sqlite3.Connection, operation: Operation[Any]) -> Any:
+    try:
+        return operation.run(db)
+    except TaskQueueError as refusal:
+        return refusal
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    if db.in_transaction:  # after some errors SQLite has done it already
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")

@@ -1,0 +1,231 @@
+"""Opening an SQLite file as a store: what is there is looked at before SQLite may touch it."""
+
+import errno
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeVar
+
+from taskqueue.backends._sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from taskqueue.errors import IncompatibleStore, StoreUnavailable
+
+_LOG: Final = logging.getLogger("taskqueue.backends.sqlite")
+
+Synchronous = Literal["FULL", "NORMAL"]
+T = TypeVar("T")
+
+_OLDEST_SQLITE: Final = (3, 35, 0)
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PRIMARY_CODE: Final = 0xFF
+_RETRY_SECONDS: Final = 0.01
+
+# POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
+# read directly only while no connection of this process has it open; SQLite itself takes care of that.
+_OPEN: "Counter[Identity]" = Counter()
+_OPEN_LOCK: Final = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_OPEN_LOCK.acquire, after_in_parent=_OPEN_LOCK.release, after_in_child=_OPEN_LOCK.release
+    )
+
+
+class Identity(NamedTuple):
+    """What stays the same about a file while it is open, whatever its path."""
+
+    device: int
+    inode: int
+
+
+class StoreFile:
+    """An open connection to a store. Every method blocks; all but the constructor run in the connection's thread.
+
+    Args:
+        path: The absolute path. A missing file is created, readable by its owner only.
+        synchronous: The pragma of that name.
+        busy_timeout: How many seconds to wait for a lock that another connection holds.
+
+    Raises:
+        IncompatibleStore: What is there is no taskqueue's, or a newer one's. It has not been touched.
+        StoreUnavailable: It cannot be opened.
+    """
+
+    def __init__(self, path: str, *, synchronous: Synchronous, busy_timeout: float) -> None:
+        self.path = path
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise StoreUnavailable(
+                path, f"this Python has SQLite {sqlite3.sqlite_version}; 3.35 or newer is needed. Use another Python"
+            )
+        try:
+            self._identity = _register(path)
+        except OSError as error:
+            raise StoreUnavailable(path, _advice(path, error)) from error
+        try:
+            self.db = sqlite3.connect(
+                f"{Path(path).as_uri()}?mode=rw",
+                uri=True,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=64,
+            )
+            try:
+                _patiently(lambda: _prepare(self.db, path, synchronous), busy_timeout)
+                self.db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
+            except BaseException:
+                self.db.close()
+                raise
+        except sqlite3.Error as error:
+            _unregister(self._identity)
+            raise unavailable(path, error) from error
+        except BaseException:
+            _unregister(self._identity)
+            raise
+
+    def check_present(self) -> None:
+        """Raise StoreUnavailable if the path no longer leads to the open file: what is written would be lost."""
+        try:
+            found = Path(self.path).stat()
+        except OSError as error:
+            raise StoreUnavailable(self.path, f"{error.strerror}; the file was removed while it was open") from error
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise StoreUnavailable(self.path, "the file was replaced by another while it was open; connect again")
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        try:
+            self.db.close()
+        finally:
+            identity, self._identity = self._identity, _NOWHERE
+            _unregister(identity)
+
+
+_NOWHERE: Final = Identity(-1, -1)
+
+
+def unavailable(path: str, error: sqlite3.Error) -> StoreUnavailable:
+    """Return what to raise in place of an error of SQLite's."""
+    if is_busy(error):
+        return StoreUnavailable(path, f"{error}: another program has kept it locked for longer than busy_timeout")
+    name = getattr(error, "sqlite_errorname", None)
+    return StoreUnavailable(path, f"{error} ({name})" if name else str(error))
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether the error says that another connection holds a lock."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE in _BUSY
+
+
+def _advice(path: str, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return f"{reason}; create the directory {Path(path).parent} first"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{reason}; the file must be readable and writable for this user"
+    return reason
+
+
+def _register(path: str) -> Identity:
+    """Find or create the file, and see that it may be opened; count it as open."""
+    with _OPEN_LOCK:
+        try:
+            found = Path(path).stat()
+        except FileNotFoundError:
+            found = _create(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise IncompatibleStore(path, found=None, supported=SCHEMA_VERSION)
+        identity = Identity(found.st_dev, found.st_ino)
+        if not _OPEN[identity]:
+            _inspect(path)
+        _OPEN[identity] += 1
+        return identity
+
+
+def _unregister(identity: Identity) -> None:
+    with _OPEN_LOCK:
+        _OPEN[identity] -= 1
+        if _OPEN[identity] <= 0:
+            del _OPEN[identity]
+
+
+def _create(path: str) -> os.stat_result:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except FileExistsError:  # somebody else was quicker
+        return Path(path).stat()
+    try:
+        _LOG.info("created %s", path)
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _inspect(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        header = os.read(descriptor, _HEADER_BYTES)
+    finally:
+        os.close(descriptor)
+    if not header:
+        return  # new, or about to become a store in another process
+    version = int.from_bytes(header[60:64], "big")
+    application_id = int.from_bytes(header[68:72], "big")
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC) or application_id != APPLICATION_ID:
+        raise IncompatibleStore(path, found=None, supported=SCHEMA_VERSION)
+    if version > SCHEMA_VERSION:
+        raise IncompatibleStore(path, found=version, supported=SCHEMA_VERSION)
+
+
+def _prepare(db: sqlite3.Connection, path: str, synchronous: Synchronous) -> None:
+    """Make the tables where there are none, and set what SQLite keeps for each connection.
+
+    May be repeated. The tables are made before the switch to WAL, so that the header always tells what the file is.
+    """
+    if not _is_ours(db):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if not _is_ours(db):
+                if not _is_empty(db):
+                    raise IncompatibleStore(path, found=None, supported=SCHEMA_VERSION)
+                for statement in SCHEMA:
+                    db.execute(statement)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise IncompatibleStore(path, found=version, supported=SCHEMA_VERSION)
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnavailable(path, f"SQLite cannot use its write-ahead log here (it chose {mode}). Use a local disk")
+    db.execute(f"PRAGMA synchronous = {synchronous}")
+
+
+def _is_ours(db: sqlite3.Connection) -> bool:
+    (application_id,) = db.execute("PRAGMA application_id").fetchone()
+    return bool(application_id == APPLICATION_ID)
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    row = db.execute("SELECT (SELECT count(*) FROM sqlite_master), user_version FROM pragma_user_version").fetchone()
+    return row == (0, 0) and db.execute("PRAGMA application_id").fetchone() == (0,)
+
+
+def _patiently(action: Callable[[], T], seconds: float) -> T:
+    """Repeat while another connection is in the way: SQLite's own patience does not cover every step of opening."""
+    for _ in range(int(seconds / _RETRY_SECONDS)):
+        try:
+            return action()
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                raise
+            time.sleep(_RETRY_SECONDS)
+    return action()

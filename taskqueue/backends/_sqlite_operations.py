@@ -1,0 +1,387 @@
+"""What each method of the contract does to an SQLite database.
+
+An operation is made on the event loop, where it takes a copy of its arguments, and called with the database in the
+thread of the connection. One that writes is called inside a transaction that somebody else has begun and will
+commit; it raises an exception of taskqueue only before it has changed anything, so that the other operations in the
+transaction are not harmed. After a rollback it may be called again.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+from taskqueue.backends._sqlite_schema import (
+    COLUMNS,
+    instant_of,
+    line_of_failure,
+    microseconds,
+    optional_microseconds,
+    row_of_task,
+    task_of_row,
+    to_json,
+)
+from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TooLarge
+from taskqueue.status import TaskStatus
+from taskqueue.task import Failure, Task
+
+T = TypeVar("T")
+
+_LOG: Final = logging.getLogger("taskqueue.backends.sqlite")
+_LARGEST_INTEGER: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """One call of a method, with its arguments bound.
+
+    Attributes:
+        run: Does it and returns the result.
+        writes: Whether it needs a transaction. One that does not is a single SELECT.
+    """
+
+    run: Callable[[sqlite3.Connection], T]
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue(Operation[None]):
+    """A call of ``enqueue``. Calls that stand next to each other can run as one: see :func:`enqueue_all`.
+
+    Attributes:
+        rows: The tasks, as rows of the table.
+    """
+
+    rows: Sequence[tuple[Any, ...]]
+
+
+# INDEXED BY: without statistics SQLite may take the index on the status alone, and sort. If the index cannot
+# serve the query, the statement is an error, never a slow success.
+_KNOWN_IDS: Final = "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+
+_INSERT: Final = f"INSERT INTO tasks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of columns
+
+CLAIM: Final = f"""
+    UPDATE tasks
+    SET status = 'running', attempts = attempts + 1, started_at = :now, lease_expires_at = :lease_expires_at
+    WHERE seq IN (
+        SELECT seq FROM tasks INDEXED BY tasks_due
+        WHERE status = 'pending' AND available_at <= :now
+        ORDER BY available_at, seq
+        LIMIT :limit
+    )
+    RETURNING {COLUMNS}, seq
+"""  # noqa: S608 - names of columns
+
+EXTEND: Final = """
+    UPDATE tasks
+    SET lease_expires_at = max(lease_expires_at, :lease_expires_at)
+    WHERE status = 'running'
+    AND (id, attempts) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:claims))
+    RETURNING id, attempts
+"""
+
+COMPLETE: Final = """
+    UPDATE tasks
+    SET status = 'success', value = :value, finished_at = :now, lease_expires_at = NULL
+    WHERE id = :id AND status = 'running' AND attempts = :attempt
+"""
+
+_RETRIED: Final = ":retry_at IS NOT NULL AND attempts < max_retries"
+
+FAIL: Final = f"""
+    UPDATE tasks
+    SET status = CASE WHEN {_RETRIED} THEN 'pending' ELSE 'failed' END,
+        available_at = CASE WHEN {_RETRIED} THEN :retry_at ELSE available_at END,
+        finished_at = CASE WHEN {_RETRIED} THEN NULL ELSE :failed_at END,
+        failures = failures || CASE WHEN {_RETRIED} THEN :proposed ELSE :last END,
+        lease_expires_at = NULL
+    WHERE id = :id AND status = 'running' AND attempts = :attempt
+    AND (NOT :if_expired OR lease_expires_at <= :failed_at)
+    RETURNING {COLUMNS}
+"""  # noqa: S608 - names of columns
+
+CANCEL: Final = """
+    UPDATE tasks
+    SET status = 'cancelled', finished_at = :now, lease_expires_at = NULL
+    WHERE id = :id AND status IN ('pending', 'running')
+"""
+
+_CLAIM_OF: Final = "SELECT status, attempts, lease_expires_at FROM tasks WHERE id = ?"
+
+EXPIRED: Final = f"""
+    SELECT {COLUMNS} FROM tasks INDEXED BY tasks_leased
+    WHERE status = 'running' AND lease_expires_at <= :now
+    ORDER BY lease_expires_at
+    LIMIT :limit
+"""  # noqa: S608 - names of columns
+
+NEXT_DUE: Final = """
+    SELECT
+        (SELECT min(available_at) FROM tasks INDEXED BY tasks_due WHERE status = 'pending'),
+        (SELECT min(lease_expires_at) FROM tasks INDEXED BY tasks_leased WHERE status = 'running')
+"""
+
+_GET: Final = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"  # noqa: S608 - names of columns
+
+PAGE: Final = f"SELECT {COLUMNS}, seq FROM tasks WHERE seq > :after ORDER BY seq LIMIT :limit"  # noqa: S608 - names of columns
+
+PAGE_OF_STATUS: Final = f"""
+    SELECT {COLUMNS}, seq FROM tasks INDEXED BY tasks_by_status
+    WHERE status = :status AND seq > :after
+    ORDER BY seq
+    LIMIT :limit
+"""  # noqa: S608 - names of columns
+
+COUNTS: Final = "SELECT status, count(*) FROM tasks GROUP BY status"
+
+PURGE: Final = """
+    DELETE FROM tasks WHERE seq IN (
+        SELECT seq FROM tasks INDEXED BY tasks_ended
+        WHERE finished_at < :finished_before
+        ORDER BY finished_at
+        LIMIT :limit
+    )
+"""
+
+
+def enqueue(tasks: Iterable[Task]) -> Enqueue:
+    """Add PENDING tasks."""
+    rows = [row_of_task(task) for task in tasks]
+    for row in rows:
+        if row[4] > _LARGEST_INTEGER:
+            raise InvalidArgument("max_retries", row[4], "SQLite keeps integers up to 2**63 - 1")
+
+    def run(db: sqlite3.Connection) -> None:
+        (refusal,) = enqueue_all(db, [rows])
+        if refusal is not None:
+            raise refusal
+
+    return Enqueue(run, writes=True, rows=rows)
+
+
+def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
+    """Add the rows of several calls, those of each call wholly or not at all; return each call's refusal, or None."""
+    ids = to_json(row[0] for rows in calls for row in rows)
+    known = {task_id for (task_id,) in db.execute(_KNOWN_IDS, (ids,))}
+    accepted: list[tuple[Any, ...]] = []
+    refusals: list[TaskExists | None] = []
+    for rows in calls:
+        own: set[str] = set()
+        offending: dict[str, None] = {}
+        for row in rows:
+            if row[0] in known or row[0] in own:
+                offending[row[0]] = None
+            own.add(row[0])
+        if offending:
+            refusals.append(TaskExists(tuple(offending)))
+        else:
+            refusals.append(None)
+            accepted += rows
+            known |= own
+    with _sizes_checked(db, "the largest task", *accepted):
+        db.executemany(_INSERT, accepted)
+    return refusals
+
+
+def claim(*, now: datetime, limit: int, lease_expires_at: datetime) -> Operation[Sequence[Task]]:
+    """Take due tasks."""
+    arguments = {
+        "now": microseconds(now),
+        "lease_expires_at": microseconds(lease_expires_at),
+        "limit": min(limit, _LARGEST_INTEGER),
+    }
+
+    def run(db: sqlite3.Connection) -> Sequence[Task]:
+        rows = db.execute(CLAIM, arguments).fetchall()
+        rows.sort(key=_claim_order)  # RETURNING has an order of its own
+        return _tasks(rows)
+
+    return Operation(run, writes=True)
+
+
+def _claim_order(row: Sequence[Any]) -> tuple[int, int]:
+    return row[3], row[12]
+
+
+def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> Operation[list[tuple[str, int]]]:
+    """Lengthen the leases of claims that are held."""
+    pairs = [(task_id, attempt) for task_id, attempt in claims]
+    arguments = {"claims": to_json(pairs), "lease_expires_at": microseconds(lease_expires_at)}
+
+    def run(db: sqlite3.Connection) -> list[tuple[str, int]]:
+        held = set(db.execute(EXTEND, arguments).fetchall())
+        return [pair for pair in pairs if pair in held]
+
+    return Operation(run, writes=True)
+
+
+def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Operation[None]:
+    """End a held task as SUCCESS."""
+    arguments = {"id": task_id, "attempt": attempt, "value": bytes(value), "now": microseconds(now)}
+
+    def run(db: sqlite3.Connection) -> None:
+        with _sizes_checked(db, "the value", (arguments["value"],)):
+            changed = db.execute(COMPLETE, arguments).rowcount
+        if not changed:
+            raise _refusal(db, task_id, attempt)
+
+    return Operation(run, writes=True)
+
+
+def fail(task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> Operation[Task]:
+    """Record a failure of a held task, and retry it if its budget allows."""
+    last = Failure(
+        attempt=failure.attempt, error=failure.error, failed_at=failure.failed_at, traceback=failure.traceback
+    )
+    arguments = {
+        "id": task_id,
+        "attempt": attempt,
+        "failed_at": microseconds(failure.failed_at),
+        "retry_at": optional_microseconds(failure.retry_at),
+        "proposed": line_of_failure(failure),
+        "last": line_of_failure(last),
+        "if_expired": if_expired,
+    }
+
+    def run(db: sqlite3.Connection) -> Task:
+        with _sizes_checked(db, "the failure", (arguments["proposed"],)):
+            rows = db.execute(FAIL, arguments).fetchall()
+        if not rows:
+            raise _refusal(db, task_id, attempt)
+        return task_of_row(rows[0])
+
+    return Operation(run, writes=True)
+
+
+def cancel(task_id: str, *, now: datetime) -> Operation[bool]:
+    """End a task as CANCELLED."""
+    arguments = {"id": task_id, "now": microseconds(now)}
+
+    def run(db: sqlite3.Connection) -> bool:
+        if db.execute(CANCEL, arguments).rowcount:
+            return True
+        if db.execute(_CLAIM_OF, (task_id,)).fetchone() is None:
+            raise TaskNotFound(task_id)
+        return False
+
+    return Operation(run, writes=True)
+
+
+def _refusal(db: sqlite3.Connection, task_id: str, attempt: int) -> TaskNotFound | StaleClaim:
+    row = db.execute(_CLAIM_OF, (task_id,)).fetchone()
+    if row is None:
+        return TaskNotFound(task_id)
+    status, attempts, lease = row
+    held = status == TaskStatus.RUNNING and attempts == attempt
+    return StaleClaim(
+        task_id,
+        attempt,
+        status=TaskStatus(status),
+        attempts=attempts,
+        lease_expires_at=instant_of(lease) if held else None,
+    )
+
+
+def expired(*, now: datetime, limit: int) -> Operation[list[Task]]:
+    """List RUNNING tasks whose lease has run out."""
+    arguments = {"now": microseconds(now), "limit": min(limit, _LARGEST_INTEGER)}
+
+    def run(db: sqlite3.Connection) -> list[Task]:
+        return _tasks(db.execute(EXPIRED, arguments).fetchall())
+
+    return Operation(run, writes=False)
+
+
+def next_due() -> Operation[datetime | None]:
+    """Find the earliest instant at which a task becomes due or a lease runs out."""
+
+    def run(db: sqlite3.Connection) -> datetime | None:
+        instants = [stored for stored in db.execute(NEXT_DUE).fetchone() if stored is not None]
+        return instant_of(min(instants)) if instants else None
+
+    return Operation(run, writes=False)
+
+
+def get(task_id: str) -> Operation[Task | None]:
+    """Read one task."""
+
+    def run(db: sqlite3.Connection) -> Task | None:
+        row = db.execute(_GET, (task_id,)).fetchone()
+        return None if row is None else task_of_row(row)
+
+    return Operation(run, writes=False)
+
+
+def page(*, status: TaskStatus | None, after: str | None, limit: int) -> Operation[tuple[Sequence[Task], str | None]]:
+    """Read a page of the tasks in the order of enqueueing.
+
+    Raises:
+        InvalidArgument: ``after`` is not a cursor of this backend.
+    """
+    if after is not None and not (after.isascii() and after.isdecimal() and int(after) <= _LARGEST_INTEGER):
+        raise InvalidArgument("after", after, "pass a cursor that tasks() returned, or None")
+    arguments = {
+        "after": 0 if after is None else int(after),
+        "limit": min(limit, _LARGEST_INTEGER),
+        "status": None if status is None else str(status),
+    }
+    statement = PAGE if status is None else PAGE_OF_STATUS
+
+    def run(db: sqlite3.Connection) -> tuple[Sequence[Task], str | None]:
+        rows = db.execute(statement, arguments).fetchall()
+        return _tasks(rows), str(rows[-1][12]) if len(rows) == limit else None
+
+    return Operation(run, writes=False)
+
+
+def counts() -> Operation[dict[TaskStatus, int]]:
+    """Count the tasks in each status."""
+
+    def run(db: sqlite3.Connection) -> dict[TaskStatus, int]:
+        found = dict(db.execute(COUNTS).fetchall())
+        return {status: found.get(str(status), 0) for status in TaskStatus}
+
+    return Operation(run, writes=False)
+
+
+def purge(*, finished_before: datetime, limit: int) -> Operation[int]:
+    """Remove ended tasks."""
+    arguments = {"finished_before": microseconds(finished_before), "limit": min(limit, _LARGEST_INTEGER)}
+
+    def run(db: sqlite3.Connection) -> int:
+        return db.execute(PURGE, arguments).rowcount
+
+    return Operation(run, writes=True)
+
+
+def nothing() -> Operation[None]:
+    """Read nothing: whoever runs it looks for changes of other connections on the way."""
+    return Operation(lambda _: None, writes=False)
+
+
+def _tasks(rows: Iterable[Sequence[Any]]) -> list[Task]:
+    """Make tasks of rows. One that is damaged is logged and left out, so that it does not take the others along."""
+    tasks = []
+    for row in rows:
+        try:
+            tasks.append(task_of_row(row))
+        except ValueError:
+            _LOG.exception("task %r is damaged and has been left out; something else has written to the file", row[0])
+    return tasks
+
+
+@contextmanager
+def _sizes_checked(db: sqlite3.Connection, what: str, *rows: Sequence[Any]) -> Iterator[None]:
+    """Turn SQLite's refusal of a value that is too large into ours."""
+    try:
+        yield
+    except (sqlite3.DataError, OverflowError) as error:
+        limit = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        size = max((sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in rows), default=0)
+        if size <= limit:
+            raise
+        raise TooLarge(what, size=size, limit=limit) from error

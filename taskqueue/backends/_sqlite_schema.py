@@ -1,0 +1,159 @@
+"""How tasks lie in an SQLite file: the tables, and the way from records to rows and back."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from taskqueue.status import TaskStatus
+from taskqueue.task import Failure, Task
+
+APPLICATION_ID: Final = 0x74736B71
+"""The file's ``application_id``: "tskq" in ASCII."""
+
+SCHEMA_VERSION: Final = 1
+"""The file's ``user_version``. A file with a higher one is refused."""
+
+_LAST_INSTANT: Final = 253_402_300_799_999_999
+
+SCHEMA: Final = (
+    # seq is the order of enqueueing; AUTOINCREMENT because a cursor must not meet a number for the second time.
+    # The blobs come last, since SQLite reads a row from its beginning.
+    f"""
+    CREATE TABLE tasks (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE CHECK (typeof(id) = 'text'),
+        status TEXT NOT NULL CHECK (status IN ('pending', 'running', 'success', 'failed', 'cancelled')),
+        enqueued_at INTEGER NOT NULL CHECK (enqueued_at BETWEEN 0 AND {_LAST_INSTANT}),
+        available_at INTEGER NOT NULL CHECK (available_at BETWEEN 0 AND {_LAST_INSTANT}),
+        max_retries INTEGER NOT NULL CHECK (typeof(max_retries) = 'integer'),
+        attempts INTEGER NOT NULL CHECK (typeof(attempts) = 'integer'),
+        started_at INTEGER CHECK (started_at BETWEEN 0 AND {_LAST_INSTANT}),
+        lease_expires_at INTEGER CHECK (lease_expires_at BETWEEN 0 AND {_LAST_INSTANT}),
+        finished_at INTEGER CHECK (finished_at BETWEEN 0 AND {_LAST_INSTANT}),
+        failures TEXT NOT NULL DEFAULT '' CHECK (typeof(failures) = 'text'), -- one line of JSON for each, oldest first
+        payload BLOB NOT NULL CHECK (typeof(payload) = 'blob'),
+        value BLOB CHECK (typeof(value) IN ('blob', 'null'))
+    )
+    """,
+    # Partial indexes: a task that has ended costs a claim nothing. Each ends in seq, as every index does.
+    "CREATE INDEX tasks_due ON tasks (available_at) WHERE status = 'pending'",
+    "CREATE INDEX tasks_leased ON tasks (lease_expires_at) WHERE status = 'running'",
+    "CREATE INDEX tasks_ended ON tasks (finished_at) WHERE finished_at IS NOT NULL",
+    "CREATE INDEX tasks_by_status ON tasks (status)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_FIELDS: Final = (
+    "id",
+    "status",
+    "enqueued_at",
+    "available_at",
+    "max_retries",
+    "attempts",
+    "started_at",
+    "lease_expires_at",
+    "finished_at",
+    "failures",
+    "payload",
+    "value",
+)
+COLUMNS: Final = ", ".join(_FIELDS)
+"""The columns from which :func:`task_of_row` makes a task, in its order."""
+
+# Under frozen time the name `datetime` may stand for a subclass; what is handed out is of the type itself.
+_DATETIME: Final = next(kind for kind in datetime.__mro__ if kind.__name__ == "datetime")
+_EPOCH: Final[datetime] = _DATETIME(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def microseconds(instant: datetime) -> int:
+    """Return the whole microseconds from 1970 to ``instant``, exactly."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def optional_microseconds(instant: datetime | None) -> int | None:
+    """Return the same as :func:`microseconds`, or None for None."""
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+def instant_of(stored: int) -> datetime:
+    """Return the instant, in UTC, that lies ``stored`` microseconds after 1970, exactly."""
+    return _EPOCH + timedelta(microseconds=stored)
+
+
+def _optional_instant(stored: int | None) -> datetime | None:
+    return None if stored is None else _EPOCH + timedelta(microseconds=stored)
+
+
+def row_of_task(task: Task) -> tuple[object, ...]:
+    """Return the values of ``COLUMNS`` for a task; nothing in it can be changed from outside any more."""
+    return (
+        task.id,
+        str(task.status),
+        microseconds(task.enqueued_at),
+        microseconds(task.available_at),
+        task.max_retries,
+        task.attempts,
+        optional_microseconds(task.started_at),
+        optional_microseconds(task.lease_expires_at),
+        optional_microseconds(task.finished_at),
+        "".join(map(line_of_failure, task.failures)),
+        bytes(task.payload),
+        None if task.value is None else bytes(task.value),
+    )
+
+
+def task_of_row(row: Sequence[Any]) -> Task:
+    """Return the task in a row of ``COLUMNS``; columns behind them are ignored.
+
+    Raises:
+        ValueError: The row is damaged: something other than this package wrote it.
+    """
+    failures: str = row[9]
+    try:
+        return Task(
+            id=row[0],
+            status=TaskStatus(row[1]),
+            enqueued_at=instant_of(row[2]),
+            available_at=instant_of(row[3]),
+            max_retries=row[4],
+            attempts=row[5],
+            started_at=_optional_instant(row[6]),
+            lease_expires_at=_optional_instant(row[7]),
+            finished_at=_optional_instant(row[8]),
+            failures=tuple(map(_failure_of_line, failures.split("\n")[:-1])) if failures else (),
+            payload=row[10],
+            value=row[11],
+        )
+    except (TypeError, OverflowError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def line_of_failure(failure: Failure) -> str:
+    """Return a failure as one line of ASCII JSON with its line feed."""
+    fields = (
+        failure.attempt,
+        failure.error,
+        failure.traceback,
+        microseconds(failure.failed_at),
+        optional_microseconds(failure.retry_at),
+    )
+    return json.dumps(fields, separators=(",", ":")) + "\n"
+
+
+def _failure_of_line(line: str) -> Failure:
+    attempt, error, traceback, failed_at, retry_at = json.loads(line)
+    return Failure(
+        attempt=attempt,
+        error=error,
+        traceback=traceback,
+        failed_at=instant_of(failed_at),
+        retry_at=_optional_instant(retry_at),
+    )
+
+
+def to_json(values: Iterable[object]) -> str:
+    """Return the values as an array for ``json_each``: one variable, however many values there are."""
+    return json.dumps(list(values))

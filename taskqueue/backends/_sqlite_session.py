@@ -1,0 +1,224 @@
+"""What a handle has while it is connected on one event loop: a file in its thread, and the calls under way."""
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet, ref
+
+from taskqueue.backends._sqlite_changes import announce, listen, unlisten, wake
+from taskqueue.backends._sqlite_commit import execute
+from taskqueue.backends._sqlite_file import StoreFile, unavailable
+from taskqueue.backends._sqlite_operations import Operation, nothing
+from taskqueue.backends._sqlite_thread import FileThread, finished
+
+T = TypeVar("T")
+
+_LARGEST_BATCH: Final = 1000
+_POLL_SECONDS: Final = 0.03
+
+
+class _Call(NamedTuple):
+    operation: Operation[Any]
+    answer: "asyncio.Future[Any]"
+
+
+class Session:
+    """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
+
+    Calls are queued, and a task of the session's own takes them from the queue: one alone, or in one transaction all
+    that have come together in the meantime. So the order of the calls is kept, a caller's cancellation never reaches
+    a transaction, and answers are given only after the commit.
+
+    Args:
+        path: The absolute path of the file.
+        opener: Opens the file. Called in a thread.
+    """
+
+    def __init__(self, path: str, opener: Callable[[], StoreFile]) -> None:
+        self._path = path
+        self._store = os.path.realpath(path)
+        self._loop = asyncio.get_running_loop()
+        self._thread = FileThread(opener)
+        self._calls: deque[_Call] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._data_version: int | None = None
+        self._connecting = 0
+        self._connected = False
+        self._guardian = _close_at_shutdown(ref(self))
+        self._opening = self._loop.create_task(self._open())
+        self._closing: asyncio.Task[None] | None = None
+        _SESSIONS.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a connect has returned and nobody has called close."""
+        return self._connected and self._closing is None
+
+    @property
+    def closing(self) -> "asyncio.Task[None] | None":
+        """The task that closes the session, or None before somebody has called close."""
+        return self._closing
+
+    async def connected(self) -> None:
+        """Wait until the session is open. If that fails, or everybody who waits here is cancelled, it is closed."""
+        self._connecting += 1
+        try:
+            await asyncio.wait((self._opening,))
+            self._opening.result()
+            self._connected = True
+        finally:
+            self._connecting -= 1
+            if not self._connecting and not self._connected:
+                await finished(self.close())
+
+    def close(self) -> "asyncio.Task[None]":
+        """Begin to close, once the calls under way have been answered; return the task that does it. Idempotent."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+            for waiter in self._waiters:
+                wake(waiter)
+        return self._closing
+
+    async def reap(self) -> None:
+        """Close the file of a session whose event loop has been closed."""
+        await self._thread.close()
+
+    def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
+        """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._calls.append(_Call(operation, answer))
+        self._start_draining()
+        return answer
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a change, for ``close``, or until the time is up.
+
+        Changes in this process are announced. For those of others SQLite's data version is looked at now and then,
+        and compared with what the last call on this session saw, so that none in between is missed.
+        """
+        deadline = self._loop.time() + seconds
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.add(waiter)
+        listen(self._store, waiter)
+        try:
+            while not waiter.done() and (remaining := deadline - self._loop.time()) > 0:
+                await asyncio.wait((waiter,), timeout=min(remaining, _POLL_SECONDS))
+                if not waiter.done():
+                    await self._look(waiter, deadline)
+        finally:
+            unlisten(self._store, waiter)
+            self._waiters.discard(waiter)
+            waiter.cancel()
+
+    async def _look(self, waiter: "asyncio.Future[None]", deadline: float) -> None:
+        """Look at the data version, behind the calls under way but not beyond the deadline."""
+        look = self.submit(nothing())
+        try:
+            remaining = max(0.0, deadline - self._loop.time())
+            await asyncio.wait((waiter, look), timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            if look.done():
+                look.result()
+        finally:
+            look.cancel()
+
+    async def _open(self) -> None:
+        await self._thread.open()
+        await anext(self._guardian)
+
+    async def _close(self) -> None:
+        await finished(self._opening)
+        if self._opening.cancelled() or self._opening.exception() is not None:
+            return
+        if self._drainer is not None:
+            await finished(self._drainer)
+        await self._drain()
+        await self._thread.close()
+        if not self._guardian.ag_running:
+            await self._guardian.aclose()
+
+    def _start_draining(self) -> None:
+        if self._drainer is None:
+            self._drainer = self._loop.create_task(self._drain())
+            self._drainer.add_done_callback(self._drained)
+
+    def _drained(self, drainer: "asyncio.Task[None]") -> None:
+        if self._drainer is drainer:  # it was cancelled before it began, as at the end of asyncio.run
+            self._drainer = None
+            if self._calls and self._closing is None:
+                self._start_draining()
+
+    async def _drain(self) -> None:
+        while self._calls:
+            calls = self._next_calls()
+            if not calls:
+                continue
+            outcomes: Sequence[Any]
+            try:
+                version, outcomes = await self._thread.run(partial(self._work, [call.operation for call in calls]))
+            except Exception as error:  # noqa: BLE001 - it is delivered to the callers
+                outcomes = [error] * len(calls)
+            else:
+                self._seen(version)
+            for call, outcome in zip(calls, outcomes, strict=True):
+                self._answer(call, outcome)
+        self._drainer = None
+
+    def _next_calls(self) -> list[_Call]:
+        calls: list[_Call] = []
+        while self._calls and len(calls) < _LARGEST_BATCH:
+            call = self._calls.popleft()
+            if not call.answer.done():
+                calls.append(call)
+        return calls
+
+    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int, Sequence[Any]]:
+        """Run in the thread."""
+        file = self._thread.file
+        file.check_present()
+        # Before the operations: a change that comes after it was read must not count as seen.
+        (version,) = file.db.execute("PRAGMA data_version").fetchone()
+        changes = file.db.total_changes
+        outcomes = execute(file.db, operations)
+        if file.db.total_changes != changes:
+            announce(self._store)
+        return version, outcomes
+
+    def _seen(self, version: int) -> None:
+        if version != self._data_version:
+            self._data_version = version
+            for waiter in self._waiters:
+                wake(waiter)
+
+    def _answer(self, call: _Call, outcome: Any) -> None:
+        if call.answer.done():
+            return
+        if not isinstance(outcome, BaseException):
+            call.answer.set_result(outcome)
+        elif isinstance(outcome, sqlite3.Error):
+            error = unavailable(self._path, outcome)
+            error.__cause__ = outcome
+            call.answer.set_exception(error)
+        else:
+            call.answer.set_exception(outcome)
+
+
+async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, None]:
+    """Close the session when the event loop shuts its asynchronous generators down, if nobody has closed it before."""
+    try:
+        yield
+    finally:
+        forgotten = session()
+        if forgotten is not None:
+            await finished(forgotten.close())
+
+
+# A forked child must not touch the parent's connections, not even by collecting them.
+_SESSIONS: "WeakSet[Session]" = WeakSet()
+_INHERITED: Final[list[Session]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_SESSIONS))
