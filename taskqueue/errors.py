@@ -57,7 +57,7 @@ class TaskExists(TaskQueueError):
     """``enqueue`` was given ids that are known already, or one id twice; nothing was stored.
 
     Attributes:
-        task_ids: The offending ids, each once, in the order in which they were given.
+        task_ids: The offending ids, each once; their order is free.
     """
 
     def __init__(self, task_ids: Sequence[str]) -> None:

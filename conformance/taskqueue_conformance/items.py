@@ -161,6 +161,10 @@ class CheckItem(pytest.Item):
         for label, text in rows:
             for number, line in enumerate(text.splitlines()):
                 lines.append(f"  {label if number == 0 else '':<10}{line}")
+        if isinstance(error, Violation) and error.counterexample is not None:
+            lines += ["", "  As a scenario; saved to found.feature, it runs by itself: "]
+            lines[-1] += f"pytest --conformance={self.layer.target} found.feature"
+            lines += ["", error.counterexample.rstrip()]
         return "\n".join(lines)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

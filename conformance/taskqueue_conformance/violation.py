@@ -21,6 +21,7 @@ class Violation(AssertionError):
         expected: What the contract demands.
         actual: What happened.
         look: Where an implementer should look first, or None for the requirement's own hint.
+        counterexample: A scenario that shows it, as the text of a feature file, or None.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Violation(AssertionError):
         self.expected = expected
         self.actual = actual
         self.look = look
+        self.counterexample: str | None = None
 
 
 def expect(
