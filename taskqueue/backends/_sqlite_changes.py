@@ -5,9 +5,8 @@ import os
 import threading
 from collections import defaultdict
 from contextlib import suppress
-from typing import Final
 
-_LOCK: Final = threading.Lock()
+_LOCK = threading.Lock()
 _WAITING: "defaultdict[str, set[asyncio.Future[None]]]" = defaultdict(set)
 
 
@@ -41,9 +40,10 @@ def wake(waiter: "asyncio.Future[None]") -> None:
 
 
 def _forget_the_parents() -> None:
+    global _LOCK  # noqa: PLW0603 - another thread of the parent's may have held it
+    _LOCK = threading.Lock()
     _WAITING.clear()
-    _LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_forget_the_parents)
+    os.register_at_fork(after_in_child=_forget_the_parents)

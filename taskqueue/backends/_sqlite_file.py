@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeVar
+from weakref import WeakSet
 
+from taskqueue.backends._sqlite_fork import in_child
 from taskqueue.backends._sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from taskqueue.errors import IncompatibleStore, StoreUnavailable
 
@@ -31,10 +33,7 @@ _RETRY_SECONDS: Final = 0.01
 # read directly only while no connection of this process has it open; SQLite itself takes care of that.
 _OPEN: "Counter[Identity]" = Counter()
 _OPEN_LOCK: Final = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_OPEN_LOCK.acquire, after_in_parent=_OPEN_LOCK.release, after_in_child=_OPEN_LOCK.release
-    )
+_FILES: "WeakSet[StoreFile]" = WeakSet()
 
 
 class Identity(NamedTuple):
@@ -88,6 +87,7 @@ class StoreFile:
         except BaseException:
             _unregister(self._identity)
             raise
+        _FILES.add(self)
 
     def check_present(self) -> None:
         """Raise StoreUnavailable if the path no longer leads to the open file: what is written would be lost."""
@@ -108,6 +108,14 @@ class StoreFile:
 
 
 _NOWHERE: Final = Identity(-1, -1)
+
+
+def _close_inherited() -> None:
+    for file in list(_FILES):
+        file.close()
+
+
+in_child(_close_inherited)
 
 
 def unavailable(path: str, error: sqlite3.Error) -> StoreUnavailable:
@@ -210,13 +218,13 @@ def _prepare(db: sqlite3.Connection, path: str, synchronous: Synchronous) -> Non
 
 
 def _is_ours(db: sqlite3.Connection) -> bool:
-    (application_id,) = db.execute("PRAGMA application_id").fetchone()
-    return bool(application_id == APPLICATION_ID)
+    found: int = db.execute("PRAGMA application_id").fetchone()[0]
+    return found == APPLICATION_ID
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
-    row = db.execute("SELECT (SELECT count(*) FROM sqlite_master), user_version FROM pragma_user_version").fetchone()
-    return row == (0, 0) and db.execute("PRAGMA application_id").fetchone() == (0,)
+    questions = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    return not any(db.execute(question).fetchone()[0] for question in questions)
 
 
 def _patiently(action: Callable[[], T], seconds: float) -> T:

@@ -8,7 +8,7 @@ transaction are not harmed. After a rollback it may be called again.
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -150,10 +150,11 @@ PURGE: Final = """
 
 def enqueue(tasks: Iterable[Task]) -> Enqueue:
     """Add PENDING tasks."""
-    rows = [row_of_task(task) for task in tasks]
-    for row in rows:
-        if row[4] > _LARGEST_INTEGER:
-            raise InvalidArgument("max_retries", row[4], "SQLite keeps integers up to 2**63 - 1")
+    rows = []
+    for task in tasks:
+        if task.max_retries > _LARGEST_INTEGER:
+            raise InvalidArgument("max_retries", task.max_retries, "SQLite keeps integers up to 2**63 - 1")
+        rows.append(row_of_task(task))
 
     def run(db: sqlite3.Connection) -> None:
         (refusal,) = enqueue_all(db, [rows])
@@ -207,12 +208,12 @@ def _claim_order(row: Sequence[Any]) -> tuple[int, int]:
     return row[3], row[12]
 
 
-def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> Operation[list[tuple[str, int]]]:
+def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> Operation[Sequence[tuple[str, int]]]:
     """Lengthen the leases of claims that are held."""
     pairs = [(task_id, attempt) for task_id, attempt in claims]
     arguments = {"claims": to_json(pairs), "lease_expires_at": microseconds(lease_expires_at)}
 
-    def run(db: sqlite3.Connection) -> list[tuple[str, int]]:
+    def run(db: sqlite3.Connection) -> Sequence[tuple[str, int]]:
         held = set(db.execute(EXTEND, arguments).fetchall())
         return [pair for pair in pairs if pair in held]
 
@@ -286,11 +287,11 @@ def _refusal(db: sqlite3.Connection, task_id: str, attempt: int) -> TaskNotFound
     )
 
 
-def expired(*, now: datetime, limit: int) -> Operation[list[Task]]:
+def expired(*, now: datetime, limit: int) -> Operation[Sequence[Task]]:
     """List RUNNING tasks whose lease has run out."""
     arguments = {"now": microseconds(now), "limit": min(limit, _LARGEST_INTEGER)}
 
-    def run(db: sqlite3.Connection) -> list[Task]:
+    def run(db: sqlite3.Connection) -> Sequence[Task]:
         return _tasks(db.execute(EXPIRED, arguments).fetchall())
 
     return Operation(run, writes=False)
@@ -338,10 +339,10 @@ def page(*, status: TaskStatus | None, after: str | None, limit: int) -> Operati
     return Operation(run, writes=False)
 
 
-def counts() -> Operation[dict[TaskStatus, int]]:
+def counts() -> Operation[Mapping[TaskStatus, int]]:
     """Count the tasks in each status."""
 
-    def run(db: sqlite3.Connection) -> dict[TaskStatus, int]:
+    def run(db: sqlite3.Connection) -> Mapping[TaskStatus, int]:
         found = dict(db.execute(COUNTS).fetchall())
         return {status: found.get(str(status), 0) for status in TaskStatus}
 

@@ -49,7 +49,7 @@ class Session:
         self._data_version: int | None = None
         self._connecting = 0
         self._connected = False
-        self._guardian = _close_at_shutdown(ref(self))
+        self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
         self._opening = self._loop.create_task(self._open())
         self._closing: asyncio.Task[None] | None = None
         _SESSIONS.add(self)
@@ -217,7 +217,8 @@ async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, No
             await finished(forgotten.close())
 
 
-# A forked child must not touch the parent's connections, not even by collecting them.
+# A forked child has closed the parent's files. The rest of the sessions is kept, since to collect it would mean to end
+# tasks and threads that are not there.
 _SESSIONS: "WeakSet[Session]" = WeakSet()
 _INHERITED: Final[list[Session]] = []
 if hasattr(os, "register_at_fork"):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from taskqueue.backends._sqlite_file import StoreFile
+from taskqueue.backends._sqlite_fork import running
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ class FileThread:
         self._error: Exception | None = None
         self._connection = aiosqlite.Connection(self._connect, iter_chunk_size=64)
         # Up to aiosqlite 0.21 the connection is itself the thread.
-        self._thread: threading.Thread = getattr(self._connection, "_thread", self._connection)
+        connection: Any = self._connection
+        self._thread: threading.Thread = getattr(connection, "_thread", connection)
         # An event loop that ended without close() must not keep the interpreter from ending.
         self._thread.daemon = True
 
@@ -41,7 +43,8 @@ class FileThread:
     def _connect(self) -> sqlite3.Connection:
         # An exception here would make aiosqlite stop its thread without waiting for it, hence the stand-in.
         try:
-            self._file = self._opener()
+            with running():
+                self._file = self._opener()
         except Exception as error:  # noqa: BLE001 - open() raises it
             self._error = error
         finally:
@@ -77,17 +80,19 @@ class FileThread:
 
         def call() -> None:
             try:
-                results.append(function())
+                with running():
+                    results.append(function())
             except BaseException as error:  # noqa: BLE001 - raised below
                 errors.append(error)
 
         # _execute is how aiosqlite itself calls a function in its thread; there is no public name for it, and its
         # public methods take one hop for each statement. It hands the function over before it first suspends, and
         # the thread keeps the order: so after a cancellation, waiting for any later call waits for this one too.
-        job: Callable[[], Any] = call
+        connection: Any = self._connection
+        job: Callable[[], None] = call
         while True:
             try:
-                await self._connection._execute(job)  # noqa: SLF001 - see above
+                await connection._execute(job)  # noqa: SLF001 - see above
                 break
             except asyncio.CancelledError:
                 job = _nothing
