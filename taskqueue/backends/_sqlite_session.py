@@ -52,6 +52,7 @@ class Session:
         self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
         self._opening = self._loop.create_task(self._open())
         self._closing: asyncio.Task[None] | None = None
+        self.closed = False
         _SESSIONS.add(self)
 
     @property
@@ -138,6 +139,7 @@ class Session:
             await finished(self._drainer)
         await self._drain()
         await self._thread.close()
+        self.closed = True
         if not self._guardian.ag_running:
             await self._guardian.aclose()
 
@@ -213,7 +215,7 @@ async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, No
         yield
     finally:
         forgotten = session()
-        if forgotten is not None:
+        if forgotten is not None and not forgotten.closed:
             await finished(forgotten.close())
 
 
