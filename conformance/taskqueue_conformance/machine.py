@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ def written_instant(instant: datetime) -> str:
 
 
 class Scribe:
-    """Writes down calls as the steps of a scenario, in the phrases of ``steps/contract.py``."""
+    """Writes down calls as the steps of a scenario, in the phrases of ``steps/counterexamples.py``."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -91,12 +91,8 @@ class Scribe:
             )
             for task in tasks
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         self._step(f"handle {handle} enqueues")
-        self.lines += [
-            "      | " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in rows
-        ]
+        self._table(rows)
 
     def claim(self, handle: str, *, now: datetime, limit: int, lease_expires_at: datetime) -> None:
         """Write a call of claim."""
@@ -105,24 +101,25 @@ class Scribe:
 
     def complete(self, handle: str, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
         """Write a call of complete."""
+        written = f'b"{repr(value)[2:-1]}"'
         at = written_instant(now)
-        self._step(f'at {at} handle {handle} completes attempt {attempt} of task "{task_id}" with the value {value!r}')
+        self._step(f"at {at} handle {handle} completes {self._attempt(task_id, attempt)} with the value {written}")
 
-    def fail(self, handle: str, task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> None:
+    def fail(self, handle: str, task_id: str, attempt: int, failure: Failure, *, if_expired: bool = False) -> None:
         """Write a call of fail."""
         retry = "no retry" if failure.retry_at is None else f"a retry at {written_instant(failure.retry_at)}"
-        only = " if its lease has run out" if if_expired else ""
+        does = "recovers" if if_expired else "fails"
         at = written_instant(failure.failed_at)
-        self._step(f'at {at} handle {handle} fails attempt {attempt} of task "{task_id}"{only}, proposing {retry}')
+        self._step(f"at {at} handle {handle} {does} {self._attempt(task_id, attempt)}, proposing {retry}")
 
     def cancel(self, handle: str, task_id: str, *, now: datetime) -> None:
         """Write a call of cancel."""
         self._step(f'at {written_instant(now)} handle {handle} cancels task "{task_id}"')
 
     def extend(self, handle: str, claims: Sequence[tuple[str, int]], *, lease_expires_at: datetime) -> None:
-        """Write a call of extend."""
-        written = ", ".join(f'attempt {attempt} of task "{task_id}"' for task_id, attempt in claims)
-        self._step(f"handle {handle} extends {written or 'nothing'} until {written_instant(lease_expires_at)}")
+        """Write a call of extend, with a row for each claim."""
+        self._step(f"handle {handle} extends until {written_instant(lease_expires_at)}")
+        self._table([("task", "attempt"), *((task_id, str(attempt)) for task_id, attempt in claims)])
 
     def expired(self, handle: str, *, now: datetime, limit: int) -> None:
         """Write a call of expired."""
@@ -154,6 +151,16 @@ class Scribe:
 
     def _step(self, text: str) -> None:
         self.lines.append(f"    When {text}")
+
+    def _table(self, rows: Sequence[Sequence[str]]) -> None:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self.lines.append(f"      | {' | '.join(cells)} |")
+
+    @staticmethod
+    def _attempt(task_id: str, attempt: int) -> str:
+        return f'attempt {attempt} of task "{task_id}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +364,21 @@ class _Exploration:
                 else:
                     start += size
             size //= 2
+        return self._reduce_rows(calls, error, deadline)
+
+    def _reduce_rows(self, calls: list[Call], error: Exception, deadline: float) -> tuple[list[Call], Exception]:
+        """Leave out single tasks and single claims of calls that take several."""
+        for number, call in enumerate(calls):
+            row = 0
+            while isinstance(rows := calls[number].args[-1], list) and 1 < len(rows) > row:
+                if time.monotonic() > deadline:
+                    return calls, error
+                shorter = replace(call, args=(*call.args[:-1], rows[:row] + rows[row + 1 :]))
+                without = self.fails([*calls[:number], shorter, *calls[number + 1 :]])
+                if without is not None and len(without[0]) == len(calls) and _broken(without[1]) == _broken(error):
+                    calls, error = without
+                else:
+                    row += 1
         return calls, error
 
 

@@ -10,7 +10,7 @@ from taskqueue_conformance.check import CHECKS, Check
 
 SUITE_VERSION: Final = "1"
 """The version of the set of required checks."""
-LAYERS: Final = ("scenarios", "edges")
+LAYERS: Final = ("scenarios", "edges", "model")
 """The layers in the order in which they run."""
 
 
