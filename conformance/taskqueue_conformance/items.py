@@ -125,7 +125,8 @@ class CheckItem(pytest.Item):
 
     def _note(self, outcome: Outcome, message: str, *, breaks: str | None = None) -> None:
         notes = {} if self.lab is None else self.lab.notes
-        result = {"id": self.check.id, "outcome": outcome, "message": message, "breaks": breaks, "notes": notes}
+        # Plain types only: xdist sends this from its workers.
+        result = {"id": self.check.id, "outcome": outcome.value, "message": message, "breaks": breaks, "notes": notes}
         self.user_properties.append((PROPERTY, result))
 
     def broken_by(self, error: BaseException) -> str:
