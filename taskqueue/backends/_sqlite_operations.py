@@ -79,9 +79,7 @@ CLAIM: Final = f"""
 EXTEND: Final = """
     UPDATE tasks
     SET lease_expires_at = max(lease_expires_at, :lease_expires_at)
-    WHERE status = 'running'
-    AND (id, attempts) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:claims))
-    RETURNING id, attempts
+    WHERE id = :id AND status = 'running' AND attempts = :attempt
 """
 
 COMPLETE: Final = """
@@ -211,11 +209,14 @@ def _claim_order(row: Sequence[Any]) -> tuple[int, int]:
 def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> Operation[Sequence[tuple[str, int]]]:
     """Lengthen the leases of claims that are held."""
     pairs = [(task_id, attempt) for task_id, attempt in claims]
-    arguments = {"claims": to_json(pairs), "lease_expires_at": microseconds(lease_expires_at)}
+    lease = microseconds(lease_expires_at)
 
     def run(db: sqlite3.Connection) -> Sequence[tuple[str, int]]:
-        held = set(db.execute(EXTEND, arguments).fetchall())
-        return [pair for pair in pairs if pair in held]
+        return [
+            (task_id, attempt)
+            for task_id, attempt in pairs
+            if db.execute(EXTEND, {"id": task_id, "attempt": attempt, "lease_expires_at": lease}).rowcount
+        ]
 
     return Operation(run, writes=True)
 
