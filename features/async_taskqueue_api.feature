@@ -16,7 +16,6 @@ Feature: Async TaskQueue API
     # API-1, API-2
     And the task is PENDING
     And the task has attempts=0 and max_retries=0
-    # API-2
     When the store is opened again
     # API-2
     Then the task is unchanged

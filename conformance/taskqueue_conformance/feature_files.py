@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gherkin.errors import CompositeParserException, ParserError
+from gherkin.errors import CompositeParserException
 from gherkin.parser import Parser
 from gherkin.pickles.compiler import Compiler
 from gherkin.token_scanner import TokenScanner
@@ -39,14 +39,12 @@ class Step:
         keyword: ``Given``, ``When``, ``Then``, ``And``, ``But`` or ``*``, as written.
         text: What stands behind the keyword.
         line: Where it stands in the file.
-        table: The rows below it by the names in the first row, or None where there is no table.
         clauses: The clauses that a comment right above the step names: those that this very step proves.
     """
 
     keyword: str
     text: str
     line: int
-    table: tuple[Mapping[str, str], ...] | None
     clauses: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -63,6 +61,7 @@ class Scenario:
         line: Where the scenario begins, or the row of its example.
         title: As written, without the values of an example.
         example: The example's values by column, empty for a plain scenario.
+        case: As many of its first columns as tell it from the other examples.
         tags: The tags of the feature, the scenario and the example, in this order, without ``@``.
         steps: The background's, then its own.
     """
@@ -71,6 +70,7 @@ class Scenario:
     line: int
     title: str
     example: Mapping[str, str]
+    case: Mapping[str, str]
     tags: tuple[str, ...]
     steps: tuple[Step, ...]
 
@@ -106,7 +106,8 @@ def read(path: Path) -> Feature:
     feature = document["feature"]
     _Outline(path, source, document).check()
     index = _Index(document)
-    pickles: Sequence[Any] = Compiler().compile({**document, "uri": str(path)})
+    placed: Any = {**document, "uri": str(path)}
+    pickles: Sequence[Any] = Compiler().compile(placed)
     return Feature(
         path=path,
         title=feature["name"],
@@ -121,8 +122,6 @@ def _parse(path: Path, source: str) -> Any:
     except CompositeParserException as error:
         first = error.errors[0]
         raise FeatureError(path, first.location["line"], _first_line(first)) from error
-    except ParserError as error:
-        raise FeatureError(path, error.location["line"], _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -178,6 +177,7 @@ class _Index:
         self.steps: dict[str, Any] = {}
         self.scenarios: dict[str, Any] = {}
         self.rows: dict[str, tuple[int, dict[str, str]]] = {}
+        self.cases: dict[str, int] = {}
         self._comments = {each["location"]["line"]: each["text"] for each in document["comments"]}
         for kind, block in _blocks(document["feature"]):
             self.steps.update((step["id"], step) for step in block["steps"])
@@ -188,21 +188,34 @@ class _Index:
                         names = (cell["value"] for cell in table["tableHeader"]["cells"])
                         values = (cell["value"] for cell in row["cells"])
                         self.rows[row["id"]] = (row["location"]["line"], dict(zip(names, values, strict=True)))
+                rows = [self.rows[row["id"]][1] for table in block["examples"] for row in table.get("tableBody") or ()]
+                self.cases[block["id"]] = _columns_to_tell_apart(rows)
 
     def clauses(self, line: int) -> tuple[str, ...]:
         """Return the clauses that a comment right above ``line`` names."""
         return tuple(CLAUSE_ID.findall(self._comments.get(line - 1, "")))
 
 
+def _columns_to_tell_apart(rows: Sequence[Mapping[str, str]]) -> int:
+    most = max(map(len, rows), default=0)
+    for number in range(1, most):
+        if len({tuple(row.values())[:number] for row in rows}) == len(rows):
+            return number
+    return most
+
+
 def _scenario(path: Path, pickle: Any, index: _Index) -> Scenario:
     scenario = index.scenarios[pickle["astNodeIds"][0]]
-    line, example = scenario["location"]["line"], {}
+    line: int = scenario["location"]["line"]
+    example: dict[str, str] = {}
     if len(pickle["astNodeIds"]) > 1:
         line, example = index.rows[pickle["astNodeIds"][1]]
     steps = []
     for step in pickle["steps"]:
         node = index.steps[step["astNodeIds"][0]]
         at = node["location"]["line"]
+        if step.get("argument"):
+            raise FeatureError(path, at, "no step takes a table or a doc string")
         missing = _PLACEHOLDER.search(step["text"])
         if missing:
             raise FeatureError(path, at, f"no column of the Examples is called {missing[0]}")
@@ -211,7 +224,6 @@ def _scenario(path: Path, pickle: Any, index: _Index) -> Scenario:
                 keyword=node["keyword"].strip(),
                 text=step["text"],
                 line=at,
-                table=_table(path, at, step.get("argument") or {}),
                 clauses=index.clauses(at),
             )
         )
@@ -220,15 +232,7 @@ def _scenario(path: Path, pickle: Any, index: _Index) -> Scenario:
         line=line,
         title=scenario["name"],
         example=example,
+        case=dict(list(example.items())[: index.cases[scenario["id"]]]),
         tags=tuple(tag["name"].removeprefix("@") for tag in pickle["tags"]),
         steps=tuple(steps),
     )
-
-
-def _table(path: Path, line: int, argument: Any) -> tuple[Mapping[str, str], ...] | None:
-    if "docString" in argument:
-        raise FeatureError(path, line, "no step takes a doc string")
-    if "dataTable" not in argument:
-        return None
-    rows = [[cell["value"] for cell in row["cells"]] for row in argument["dataTable"]["rows"]]
-    return tuple(dict(zip(rows[0], row, strict=True)) for row in rows[1:])

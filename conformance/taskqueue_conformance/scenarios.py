@@ -60,7 +60,9 @@ def load(paths: Iterable[Path], vocabulary: Vocabulary = VOCABULARY) -> list[Che
 
 def _check(feature: Feature, scenario: Scenario, vocabulary: Vocabulary) -> Check:
     requirement = next((tag for tag in scenario.tags if tag in REQUIREMENTS), DEFAULT_REQUIREMENT)
-    case = ",".join(f"{name}={value}" for name, value in scenario.example.items())
+    # Fit for a command line in double quotes.
+    case = ",".join(f"{name}={value}" for name, value in scenario.case.items())
+    case = case.replace('"', "").replace(", ", ",").replace(" ", "-")
     return Check(
         id=f"scenarios/{requirement}/{_slug(scenario.title)}" + (f"[{case}]" if case else ""),
         layer="scenarios",
@@ -76,7 +78,7 @@ def _check(feature: Feature, scenario: Scenario, vocabulary: Vocabulary) -> Chec
 
 def _bind(scenario: Scenario, step: Step, vocabulary: Vocabulary) -> BoundStep:
     try:
-        return vocabulary.bind(step.text, step.table)
+        return vocabulary.bind(step.text)
     except StepError as error:
         raise FeatureError(scenario.path, step.line, str(error)) from error
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-import taskqueue
+from taskqueue import CurrentTask, current_task
 
 EXECUTIONS: Final[list[tuple[str, tuple[Any, ...]]]] = []
 """The calls that have been executed in this process since the scenario began, oldest first."""
@@ -29,7 +29,7 @@ async def fail(message: str = "") -> None:
 async def fail_before_attempt(attempt: int) -> str:
     """Fail until the attempt with this number, which succeeds."""
     EXECUTIONS.append(("fail_before_attempt", (attempt,)))
-    now = taskqueue.current_task().attempt
+    now = _current().attempt
     if now < attempt:
         raise RuntimeError(f"attempt {now} fails")
     return f"attempt {now} succeeds"
@@ -38,8 +38,15 @@ async def fail_before_attempt(attempt: int) -> str:
 async def request_id() -> Any:
     """Return what the context of the running task says."""
     EXECUTIONS.append(("request_id", ()))
-    context = taskqueue.current_task().context
+    context = _current().context
     return None if context is None else context["request_id"]
+
+
+def _current() -> CurrentTask:
+    current = current_task()
+    if current is None:
+        raise RuntimeError("current_task() is None inside a task")
+    return current
 
 
 FUNCTIONS: Final = {each.__name__: each for each in (add, echo, fail, fail_before_attempt, request_id)}

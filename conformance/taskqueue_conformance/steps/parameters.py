@@ -98,9 +98,9 @@ def _task(text: str) -> TaskRef:
 
 def _error(text: str) -> type[TaskQueueError]:
     error = getattr(taskqueue, text, None)
-    if not (isinstance(error, type) and issubclass(error, TaskQueueError)):
-        raise ValueError(f"taskqueue has no exception called {text}")
-    return error
+    if isinstance(error, type) and issubclass(error, TaskQueueError):
+        return error
+    raise ValueError(f"taskqueue has no exception called {text}")
 
 
 def _status(text: str) -> TaskStatus:

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -28,7 +28,6 @@ class Phrase:
         function: What it runs, with the world and the values in the phrase; a plain function or a coroutine function.
         meaning: One line for the vocabulary.
         refusal: Whether it is about the exception that the step before it raised.
-        takes_table: Whether it needs a table below it.
     """
 
     keyword: str
@@ -36,7 +35,6 @@ class Phrase:
     function: Callable[..., Awaitable[None] | None]
     meaning: str
     refusal: bool
-    takes_table: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class BoundStep:
 
     Attributes:
         phrase: The phrase.
-        values: The typed values, in order, and the table at the end where there is one.
+        values: The typed values, in order.
     """
 
     phrase: Phrase
@@ -89,26 +87,26 @@ class Vocabulary:
         """
         return self._register("Then", expression, refusal=refusal)
 
-    def bind(self, text: str, table: Sequence[Mapping[str, str]] | None = None) -> BoundStep:
+    def bind(self, text: str) -> BoundStep:
         """Return the one phrase that matches ``text``, with its values.
 
         Raises:
-            StepError: No phrase matches, or more than one, or a value or the table does not fit.
+            StepError: No phrase matches, or more than one does, or a value makes no sense.
         """
-        matches = [(phrase, found) for phrase, expression in self._phrases if (found := expression.match(text)) is not None]
+        matches = [
+            (phrase, found) for phrase, expression in self._phrases if (found := expression.match(text)) is not None
+        ]
         if not matches:
             raise StepError(f"no phrase matches {text!r}.{self._nearest(text)}")
         if len(matches) > 1:
             phrases = " and ".join(repr(phrase.expression) for phrase, _ in matches)
             raise StepError(f"{text!r} is ambiguous: {phrases} match it")
         phrase, found = matches[0]
-        if phrase.takes_table != (table is not None):
-            raise StepError(f"{text!r} {'needs a table below it' if phrase.takes_table else 'takes no table'}")
         try:
             values = tuple(argument.value for argument in found)
         except (ValueError, SyntaxError, KeyError) as error:
             raise StepError(f"a value in {text!r} makes no sense: {error}") from error
-        return BoundStep(phrase, values if table is None else (*values, table))
+        return BoundStep(phrase, values)
 
     def _register(self, keyword: str, expression: str, *, refusal: bool = False) -> Callable[[F], F]:
         compiled = CucumberExpression(expression, PARAMETER_TYPES)
@@ -119,13 +117,9 @@ class Vocabulary:
             meaning = (inspect.getdoc(function) or "").strip()
             if not meaning or "\n" in meaning:
                 raise ValueError(f"the step {expression!r} needs a docstring of one line")
-            names = list(inspect.signature(function).parameters)
-            takes_table = names[-1] == "table"
-            if len(names) - 1 - takes_table != len(compiled.parameter_types):
-                raise ValueError(f"the function of {expression!r} takes other parameters than the phrase has")
-            self._phrases.append(
-                (Phrase(keyword, expression, function, meaning, refusal, takes_table), compiled)
-            )
+            if len(inspect.signature(function).parameters) != 1 + len(compiled.parameter_types):
+                raise ValueError(f"the function of {expression!r} must take the world and each value of the phrase")
+            self._phrases.append((Phrase(keyword, expression, function, meaning, refusal), compiled))
             return function
 
         return register

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskqueue import CloudpickleSerializer, NotConnected, RetryPolicy, TaskQueue
+from taskqueue_conformance.steps.calls import FUNCTIONS
 from taskqueue_conformance.steps.registry import given, then, when
 from taskqueue_conformance.steps.world import WITNESS, World
 from taskqueue_conformance.violation import Violation, expect, expect_equal
@@ -58,24 +59,25 @@ async def enter(world: World) -> None:
     """Enters the context of a `TaskQueue` on a handle that is not connected yet."""
     world.subject = world.lab.unconnected()
     world.queue = world.new_queue(world.subject)
-    await world.queue.__aenter__()
+    await world.block.enter_async_context(world.queue)
 
 
 @when("the block ends")
 async def leave(world: World) -> None:
     """Leaves the context of the queue."""
-    await world.queue.__aexit__(None, None, None)
+    await world.block.aclose()
 
 
 @when("the block ends with an exception")
 async def leave_with_exception(world: World) -> None:
     """Leaves the context of the queue with a `RuntimeError`, which must come out unchanged."""
-    error = RuntimeError("raised in the block")
+    error, outcome = RuntimeError("raised in the block"), None
     try:
-        raise error
-    except RuntimeError:
-        swallowed = await world.queue.__aexit__(type(error), error, error.__traceback__)
-    expect("async with", not swallowed, expected="the block's own exception", actual="none")
+        async with world.block:
+            raise error
+    except RuntimeError as raised:
+        outcome = raised
+    expect("the end of the block", outcome is error, expected=repr(error), actual=repr(outcome))
 
 
 @then("the backend is connected")
@@ -102,9 +104,14 @@ async def is_closed(world: World) -> None:
 @when("a caller constructs a TaskQueue without arguments")
 def construct(world: World) -> None:
     """Calls `TaskQueue()` in an empty working directory, with no `TASKQUEUE_URL` set; does not connect it."""
+    folder = tempfile.TemporaryDirectory()
+    world.at_end(folder.cleanup)
     url = os.environ.pop("TASKQUEUE_URL", None)
     try:
-        world.other = TaskQueue()
+        # Only for this one call, which does not wait: the working directory is the whole process's.
+        with contextlib.chdir(folder.name):
+            world.constructed = TaskQueue()
+        world.folder = Path(folder.name)
     finally:
         if url is not None:
             os.environ["TASKQUEUE_URL"] = url
@@ -115,10 +122,11 @@ async def default_backend(world: World, name: str) -> None:
     """The class of the default backend, and the file that it makes when the queue is used."""
     queue = _constructed(world)
     expect_equal("the default backend", type(queue.backend).__name__, "SQLiteBackend")
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        async with queue:
-            await queue.counts()
-            expect(f"the file {name}", Path(name).is_file(), expected="there", actual=sorted(os.listdir(folder)))
+    async with queue:
+        task_id = await queue.enqueue(FUNCTIONS["echo"], "seen")
+        expect_equal("the task in the default backend", (await queue.get_task(task_id)).status.name, "PENDING")
+    files = sorted(path.name for path in world.folder.iterdir())
+    expect(f"the file {name}", name in files, expected=name, actual=files)
 
 
 @then("its serializer is a CloudpickleSerializer, for payloads and results")
@@ -143,6 +151,6 @@ class ReversingSerializer(CloudpickleSerializer):
 
 
 def _constructed(world: World) -> TaskQueue:
-    if world.other is None:
+    if world.constructed is None:
         raise LookupError("no TaskQueue has been constructed in this scenario")
-    return world.other
+    return world.constructed

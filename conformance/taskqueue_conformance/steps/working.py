@@ -25,7 +25,7 @@ async def poll_repeatedly(world: World, pause: timedelta, end: datetime) -> None
 
 
 @then("{call} has been executed {int} time(s)")
-def executed(world: World, call: CallText, times: int) -> None:
+def executed(_world: World, call: CallText, times: int) -> None:
     """How often workers have run this call since the scenario began."""
     count = sum((call.name, call.args) == execution for execution in calls.EXECUTIONS)
     expect_equal(f"executions of {call.name}{call.args!r}", count, times)

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from taskqueue import Result, SerializationError, StaleClaim, Task, TaskNotFound, TaskQueue, TooLarge, Worker
@@ -80,14 +82,16 @@ class World:
         clock: The frozen clock, which the queue and everything else sees.
         subject: The handle of the backend under test that ``queue`` uses.
         queue: The queue of the scenario.
-        other: A queue that the scenario constructed beside it.
+        block: The "async with" block that a caller is in.
+        constructed: A ``TaskQueue()`` that the scenario constructed beside it, in ``folder``.
+        folder: The working directory of that moment.
         task_ids: The ids of the tasks that were enqueued, oldest first, without the witness.
         result: What ``get_result`` returned last.
         answer: What the last call that answers with a number or a truth value returned.
         refusal: The exception that the last step raised, where the next one expects it.
         waited: How long the last ``get_result`` took, by the event loop's clock.
         claims: For each worker the claims that it was given, ids to attempts.
-        last_claim: For each worker the tasks that its last claim returned.
+        last_claim: For each worker the ids of the tasks that its last claim returned.
         seen: Every task as the scenario last saw it, by id.
         transitions: What ``on_transition`` was told.
         log: The messages that taskqueue logged.
@@ -98,14 +102,16 @@ class World:
         self.clock = clock
         self.subject: Subject = lab.unconnected()
         self.queue = self.new_queue(self.subject)
-        self.other: TaskQueue | None = None
+        self.block = AsyncExitStack()
+        self.constructed: TaskQueue | None = None
+        self.folder = Path()
         self.task_ids: list[str] = []
         self.result: Result | None = None
         self.answer: object = None
         self.refusal: Exception | None = None
         self.waited = timedelta(0)
         self.claims: dict[str, dict[str, int]] = {}
-        self.last_claim: dict[str, list[Task]] = {}
+        self.last_claim: dict[str, list[str]] = {}
         self.seen: dict[str, Task] = {}
         self.transitions: list[Any]
         self.log = _Log()
@@ -140,7 +146,9 @@ class World:
         try:
             self.seen[task_id] = await self.queue.get_task(task_id)
         except TaskNotFound as unknown:
-            raise Violation(f"get({task_id!r})", expected="the task", actual="None", look="enqueue and get") from unknown
+            raise Violation(
+                f"get({task_id!r})", expected="the task", actual="None", look="enqueue and get"
+            ) from unknown
         return self.seen[task_id]
 
     async def witness(self) -> None:
@@ -164,8 +172,9 @@ class World:
     async def run_worker(self) -> None:
         """Let a worker run what is due, until it is idle."""
         running = asyncio.create_task(Worker(self.queue).run_until_idle())
+        ends: list[asyncio.Future[Any]] = [running, self.queue.broken]
         try:
-            await asyncio.wait([running, self.queue.broken], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not running.done():
                 running.cancel()
