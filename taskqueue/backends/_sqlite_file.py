@@ -118,15 +118,15 @@ def _close_inherited() -> None:
 in_child(_close_inherited)
 
 
-def unavailable(path: str, error: sqlite3.Error) -> StoreUnavailable:
-    """Return what to raise in place of an error of SQLite's."""
+def unavailable(path: str, error: Exception) -> StoreUnavailable:
+    """Return what to raise in place of an error of SQLite's, or one about what is stored."""
     if is_busy(error):
         return StoreUnavailable(path, f"{error}: another program has kept it locked for longer than busy_timeout")
     name = getattr(error, "sqlite_errorname", None)
     return StoreUnavailable(path, f"{error} ({name})" if name else str(error))
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: Exception) -> bool:
     """Whether the error says that another connection holds a lock."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE in _BUSY
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from taskqueue.backends._sqlite_schema import (
     COLUMNS,
+    DamagedRow,
     instant_of,
     line_of_failure,
     microseconds,
@@ -371,8 +372,8 @@ def _tasks(rows: Iterable[Sequence[Any]]) -> list[Task]:
     for row in rows:
         try:
             tasks.append(task_of_row(row))
-        except ValueError:
-            _LOG.exception("task %r is damaged and has been left out; something else has written to the file", row[0])
+        except DamagedRow:
+            _LOG.exception("a task has been left out")
     return tasks
 
 

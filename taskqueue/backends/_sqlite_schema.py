@@ -68,6 +68,10 @@ _EPOCH: Final[datetime] = _DATETIME(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+class DamagedRow(Exception):
+    """A row that no task can be made of."""
+
+
 def microseconds(instant: datetime) -> int:
     """Return the whole microseconds from 1970 to ``instant``, exactly."""
     return (instant - _EPOCH) // _MICROSECOND
@@ -109,7 +113,7 @@ def task_of_row(row: Sequence[Any]) -> Task:
     """Return the task in a row of ``COLUMNS``; columns behind them are ignored.
 
     Raises:
-        ValueError: The row is damaged: something other than this package wrote it.
+        DamagedRow: Something other than this package has written it.
     """
     failures: str = row[9]
     try:
@@ -127,8 +131,8 @@ def task_of_row(row: Sequence[Any]) -> Task:
             payload=row[10],
             value=row[11],
         )
-    except (TypeError, OverflowError, AttributeError) as error:
-        raise ValueError(str(error)) from error
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise DamagedRow(f"task {row[0]!r} is damaged ({error}); something else has written to the file") from error
 
 
 def line_of_failure(failure: Failure) -> str:

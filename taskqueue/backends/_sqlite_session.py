@@ -13,6 +13,7 @@ from taskqueue.backends._sqlite_changes import announce, listen, unlisten, wake
 from taskqueue.backends._sqlite_commit import execute
 from taskqueue.backends._sqlite_file import StoreFile, unavailable
 from taskqueue.backends._sqlite_operations import Operation, nothing
+from taskqueue.backends._sqlite_schema import DamagedRow
 from taskqueue.backends._sqlite_thread import FileThread, finished
 
 T = TypeVar("T")
@@ -201,7 +202,7 @@ class Session:
             return
         if not isinstance(outcome, BaseException):
             call.answer.set_result(outcome)
-        elif isinstance(outcome, sqlite3.Error):
+        elif isinstance(outcome, (sqlite3.Error, DamagedRow)):
             error = unavailable(self._path, outcome)
             error.__cause__ = outcome
             call.answer.set_exception(error)

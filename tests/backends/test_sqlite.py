@@ -228,6 +228,27 @@ def test_a_lock_that_somebody_keeps_ends_in_a_clear_error(path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_full_disk_is_reported_and_harms_nothing(path: Path) -> None:
+    async def main() -> None:
+        backend = SQLiteBackend(path)
+        await backend.connect()
+        await backend.enqueue([new("a")])
+        (session,) = backend._sessions.values()
+        db = session._thread.file.db
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages + 5}")
+        outcomes = await asyncio.gather(
+            backend.enqueue([new("big", payload=bytes(100_000))]), backend.enqueue([new("b")]), return_exceptions=True
+        )
+        assert isinstance(outcomes[0], StoreUnavailable)
+        assert "full" in str(outcomes[0])
+        assert outcomes[1] is None
+        assert (await backend.counts())[TaskStatus.PENDING] == 2
+        await backend.close()
+
+    asyncio.run(main())
+
+
 # Arguments
 
 
@@ -322,6 +343,22 @@ def test_a_damaged_row_does_not_stop_the_others(db: sqlite3.Connection, caplog: 
     (claimed,) = execute(db, [operations.claim(now=T0, limit=9, lease_expires_at=LEASE)])
     assert [task.id for task in claimed] == ["a", "b"]
     assert "'damaged'" in caplog.text
+
+
+def test_reading_a_damaged_row_says_so(path: Path) -> None:
+    create(path, new("damaged"))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE tasks SET failures = '[1]' || char(10)")
+        db.commit()
+
+    async def main() -> None:
+        backend = SQLiteBackend(path)
+        await backend.connect()
+        with pytest.raises(StoreUnavailable, match="task 'damaged' is damaged"):
+            await backend.get("damaged")
+        await backend.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
