@@ -14,18 +14,21 @@ ENTRY_POINT_GROUP: Final = "taskqueue.backends"
 def backend_from_url(url: str) -> Backend:
     """Return a new, unconnected backend for ``url``, made by the entry point that is named like its scheme.
 
+    Schemes are the same in either case; the entry point gets it in lower case.
+
     Raises:
         UnknownScheme: No installed package registers this scheme; carries the schemes that are known.
         InvalidArgument: ``url`` is not a string, or what the entry point returned is not a backend.
     """
     if not isinstance(url, str):
         raise InvalidArgument("url", url, "pass a string, for example sqlite:///taskqueue.db")
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
     registered = entry_points(group=ENTRY_POINT_GROUP)
-    found = [point for point in registered if separator and point.name == scheme.lower()]
+    found = [point for point in registered if separator and point.name == scheme]
     if not found:
         raise UnknownScheme(without_password(url), sorted({point.name for point in registered}))
-    return checked_backend(found[0].load()(url), argument="url")
+    return checked_backend(found[0].load()(f"{scheme}://{rest}"), argument="url")
 
 
 def checked_backend(value: object, *, argument: str) -> Backend:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
@@ -135,12 +136,16 @@ class _Run:
         self._lease = worker.lease
         self._poll = worker.poll.total_seconds()
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self._attempts: dict[asyncio.Task[None], _Attempt] = {}
         self._executor = ThreadPoolExecutor(worker.concurrency, thread_name_prefix="taskqueue-worker")
         self._threads_are_idle = True
 
     def stop(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._set_stop()
+            return
         # A closed loop, seen from a thread that outlived it, has nothing left to stop.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._set_stop)
@@ -177,7 +182,7 @@ class _Run:
                 if await self._claim(free) == 0:
                     if until_idle and not busy:
                         return
-                    await self._idle(free)
+                    await self._idle(free, until_idle=until_idle)
                 rest = _FIRST_REST
             except _HOPELESS:
                 raise
@@ -187,7 +192,7 @@ class _Run:
                 await self._first_of(timeout=rest)
                 rest = min(2 * rest, max(self._poll, _FIRST_REST))
 
-    async def _idle(self, free: int) -> None:
+    async def _idle(self, free: int, *, until_idle: bool) -> None:
         # Read before the claim that follows: what is due now and not claimed then is the lease of a task that runs
         # elsewhere, and to wait for an instant in the past would be a busy loop.
         due = await self._queue.next_due()
@@ -196,15 +201,18 @@ class _Run:
         if due is not None and due > now:
             seconds = min(seconds, max((due - now).total_seconds(), _SHORTEST_WAIT))
         async with watching(self._queue.wait, seconds) as change:
-            if await self._claim(free) == 0:
-                await self._first_of(change, *self._attempts)
-                if change.done():
-                    await change
+            if await self._claim(free) or (until_idle and not self._attempts):
+                return
+            await self._first_of(change, *self._attempts)
+            if change.done():
+                await change
 
     async def _first_of(self, *others: asyncio.Task[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
         await asyncio.wait([self._stop, *others], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, limit: int) -> int:
+        if self._stop.done():
+            return 0
         claiming = asyncio.create_task(self._queue.claim(limit, lease=self._lease), name="taskqueue-claim")
         try:
             await asyncio.wait([claiming])

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -40,14 +41,16 @@ EXAMPLES = [
 ]
 
 
-def test_every_error_of_ours_has_an_example_here():
+def test_every_error_of_ours_has_an_example_here() -> None:
     ours = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TaskQueueError)}
     assert {type(example) for example in EXAMPLES} == ours - {TaskQueueError}
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_errors_keep_their_data_when_copied_and_pickled(error, duplicate):
+def test_errors_keep_their_data_when_copied_and_pickled(
+    error: TaskQueueError, duplicate: Callable[[TaskQueueError], TaskQueueError]
+) -> None:
     again = duplicate(error)
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -58,15 +61,15 @@ def test_errors_keep_their_data_when_copied_and_pickled(error, duplicate):
     ("error", "builtin"),
     [(InvalidArgument("a", 1, "b"), ValueError), (TaskNotFound("x"), LookupError), (EXAMPLES[10], ValueError)],
 )
-def test_errors_are_caught_as_the_built_in_that_people_expect(error, builtin):
+def test_errors_are_caught_as_the_built_in_that_people_expect(error: TaskQueueError, builtin: type[Exception]) -> None:
     assert isinstance(error, builtin)
     assert isinstance(error, TaskQueueError)
 
 
-def test_a_message_does_not_grow_with_the_value():
+def test_a_message_does_not_grow_with_the_value() -> None:
     assert len(str(InvalidArgument("payload", "x" * 10**6, "too long"))) < 200
 
 
-def test_a_failure_shows_where_the_task_raised():
+def test_a_failure_shows_where_the_task_raised() -> None:
     assert "remote frame" in str(TaskFailed("t", "ValueError: bad", "remote frame"))
     assert "None" not in str(TaskFailed("t", "lease ran out", None))
