@@ -211,9 +211,7 @@ class _Run:
         await asyncio.wait([self._stop, *others], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, limit: int) -> int:
-        if self._stop.done():
-            return 0
-        claiming = asyncio.create_task(self._queue.claim(limit, lease=self._lease), name="taskqueue-claim")
+        claiming = asyncio.create_task(self._claimed(limit), name="taskqueue-claim")
         try:
             await asyncio.wait([claiming])
         finally:
@@ -225,6 +223,10 @@ class _Run:
                 for task in claiming.result():
                     self._start(task)
         return len(claiming.result())
+
+    async def _claimed(self, limit: int) -> list[Task]:
+        # Asked in the task that claims: `stop` may be called after it was made and before its first step.
+        return [] if self._stop.done() else await self._queue.claim(limit, lease=self._lease)
 
     def _start(self, task: Task) -> None:
         attempt = _Attempt(self._queue, task, self._executor)

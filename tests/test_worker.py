@@ -60,6 +60,10 @@ def new_world() -> Iterator[None]:
     world.__init__()
     yield
     world.release.set()
+    # A function that was left running in its thread would write into the world of the next test.
+    for thread in threading.enumerate():
+        if thread.name.startswith("taskqueue-worker"):
+            thread.join(10)
 
 
 def note(what: Any = None) -> Any:
@@ -106,8 +110,7 @@ def block() -> str:
 
 async def ablock() -> str:
     note("began")
-    while not world.release.is_set():
-        await asyncio.sleep(0.001)
+    await until(world.release.is_set)
     note("ended")
     return "done"
 
@@ -187,7 +190,7 @@ async def enqueue_another() -> None:
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads too
             await asyncio.sleep(0.001)
 
 
@@ -330,7 +333,7 @@ def test_the_claim_holds_the_worker_s_lease(run: Run, queue: TaskQueue, clock: A
     ],
 )
 def test_whatever_a_task_raises_ends_that_task_only(
-    run: Run, queue: TaskQueue, func: Any, error: type[BaseException], args: Any, text: str
+    run: Run, queue: TaskQueue, *, func: Any, error: type[BaseException], args: Any, text: str
 ) -> None:
     async def main() -> None:
         bad = await queue.enqueue(func, error, *args)
@@ -435,7 +438,7 @@ def test_a_payload_that_cannot_be_loaded_fails_its_own_task_only(run: Run, queue
 
 
 def test_the_queue_computes_the_eta_and_the_worker_logs_it(
-    run: Run, make_queue: MakeQueue, clock: Any, caplog: pytest.LogCaptureFixture
+    run: Run, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Scripted(TaskQueue):
         async def fail_task(self, *args: Any, **kwargs: Any) -> Task:
@@ -464,7 +467,7 @@ def test_the_queue_computes_the_eta_and_the_worker_logs_it(
 @pytest.mark.parametrize("refused", ["cancelled", "purged", "taken over"])
 @pytest.mark.parametrize("func", [ablock, block])
 def test_an_outcome_that_is_refused_is_dropped_and_logged(
-    run: Run, queue: TaskQueue, clock: Any, caplog: pytest.LogCaptureFixture, refused: str, func: Any
+    run: Run, queue: TaskQueue, clock: Any, caplog: pytest.LogCaptureFixture, *, refused: str, func: Any
 ) -> None:
     async def main() -> None:
         task_id = await queue.enqueue(func, max_retries=2)
