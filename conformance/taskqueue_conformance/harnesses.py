@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from taskqueue.backends.memory import MemoryBackend
-
 from taskqueue import Backend
+from taskqueue.backends.memory import MemoryBackend
 from taskqueue_conformance.harness import BaseHarness
 
 

@@ -38,7 +38,6 @@ class ConformanceRun:
         self.backend_class = ""
         self.checks = required_checks()
         self.tally = Tally(self.checks)
-        self.strangers: list[str] = []
         self.started = time.perf_counter()
         self.report_path: Path | None = None
 
@@ -133,18 +132,19 @@ class ConformanceRun:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of a check's result."""
         noted = dict(report.user_properties).get(PROPERTY)
-        if isinstance(noted, dict) and report.when == "call":
-            result = self.tally.results.get(noted["id"])
-            if result is not None:
-                result.outcome = Outcome(noted["outcome"])
-                result.message = noted["message"]
-                result.breaks = noted["breaks"]
-                result.notes = noted["notes"]
-                result.duration_s = report.duration
-        elif report.failed:
-            # A plugin's fault around a check, or a test of the adopter's own: it has no place in the verdict, but
-            # the exit status keeps it.
-            self.strangers.append(report.nodeid)
+        result = self.tally.results.get(noted["id"]) if isinstance(noted, dict) else None
+        if noted is None or result is None:
+            return
+        if report.when == "call":
+            result.outcome = Outcome(noted["outcome"])
+            result.message = noted["message"]
+            result.breaks = noted["breaks"]
+            result.notes = noted["notes"]
+            result.duration_s = report.duration
+        if report.failed and not result.outcome.failure:
+            # Something around the check, such as a warning that the adopter's settings make an error.
+            result.outcome = Outcome.FAILED
+            result.message = report.longreprtext
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
