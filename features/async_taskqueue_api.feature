@@ -60,6 +60,7 @@ Feature: Async TaskQueue API
   @API-6
   Scenario Outline: Get result not ready
     When a caller enqueues add(2, 3) with eta=13:00
+    # API-6
     And a caller gets the result of the task with timeout=<timeout>
     # API-6
     Then the result is None
@@ -76,7 +77,9 @@ Feature: Async TaskQueue API
   Scenario: A task that waits for a retry has no result yet
     When a caller enqueues fail("boom") with max_retries=2
     And a worker polls
-    And a caller gets the result of the task with timeout=0
+    Then the task has recorded 1 failure
+    # API-6
+    When a caller gets the result of the task with timeout=0
     # API-6
     Then the result is None
 

@@ -25,14 +25,16 @@ Feature: Claims and leases
     When worker "w" claims up to <limit>
     Then worker "w" was given <given>
     And the store holds <running> RUNNING tasks
+    When worker "v" claims up to 9 tasks
+    Then worker "v" was given <left>
     And task "later" is PENDING
 
     Examples:
-      | limit   | given               | running |
-      | 0 tasks | no task             | 0       |
-      | 1 task  | task "a"            | 1       |
-      | 3 tasks | tasks "a", "b", "c" | 3       |
-      | 9 tasks | tasks "a", "b", "c" | 3       |
+      | limit   | given               | running | left                |
+      | 0 tasks | no task             | 0       | tasks "a", "b", "c" |
+      | 1 task  | task "a"            | 1       | tasks "b", "c"      |
+      | 3 tasks | tasks "a", "b", "c" | 3       | no task             |
+      | 9 tasks | tasks "a", "b", "c" | 3       | no task             |
 
   @C3
   Scenario: What is due first is claimed first, and what was enqueued first among equals

@@ -29,21 +29,24 @@ Feature: Purging
   Scenario Outline: A task is purged once it ended longer ago than was said
     Given a caller enqueues add(1, 1) with task_id="a"
     And a worker polls
+    Then task "a" is SUCCESS
     When it is <now>
     And tasks that ended more than 1 hour ago are purged
     Then the answer is <removed>
+    And the store holds <left> SUCCESS tasks
 
     Examples:
-      | now             | removed |
-      | 12:59:59.999999 | 0       |
-      | 13:00           | 0       |
-      | 13:00:00.000001 | 1       |
+      | now             | removed | left |
+      | 12:59:59.999999 | 0       | 1    |
+      | 13:00           | 0       | 1    |
+      | 13:00:00.000001 | 1       | 0    |
 
   Scenario: A purged id is free again
     Given a caller enqueues add(1, 1) with task_id="a"
     And a worker polls
     And it is 13:00
     And tasks that ended more than 1 minute ago are purged
+    Then the answer is 1
     When a caller enqueues add(2, 2) with task_id="a"
     Then task "a" is PENDING
     And task "a" has attempts=0 and enqueued_at=13:00

@@ -10,7 +10,7 @@ Feature: Task context support
   @CONTEXT-1 @CONTEXT-2 @CONTEXT-3
   Scenario: Preserve task context in payload
     When a caller enqueues request_id() with context={"request_id": "abc"}
-    # CONTEXT-1, CONTEXT-2
+    # CONTEXT-1, CONTEXT-2, CONTEXT-3
     Then the payload of the task carries the context {"request_id": "abc"}
     When the store is opened again
     # CONTEXT-3

@@ -45,18 +45,20 @@ Feature: Task Status Lifecycle
     When a caller enqueues fail("boom") with max_retries=3
     And it is 12:00:10
     And a worker polls
+    # LIFECYCLE-5
+    Then fail("boom") has been executed 1 time
     # LIFECYCLE-2
-    Then the task has recorded 1 failure
+    And the task has recorded 1 failure
     # LIFECYCLE-2
     And failure 1 of the task has attempt=1, error="ValueError: boom" and failed_at=12:00:10
-    # LIFECYCLE-2
-    And the task went through PENDING, RUNNING, FAILED, PENDING
+    # LIFECYCLE-4
+    And the task is PENDING
     # LIFECYCLE-3
     And failure 1 of the task has retry_at=<eta>
     # LIFECYCLE-4
-    And the task is PENDING
-    # LIFECYCLE-4
     And the task has available_at=<eta>, finished_at=None and lease_expires_at=None
+    # LIFECYCLE-2
+    And the task went through PENDING, RUNNING, FAILED, PENDING
     When it is <just before>
     And a worker polls
     # LIFECYCLE-5
@@ -77,7 +79,7 @@ Feature: Task Status Lifecycle
     And a worker polls
     And it is 12:00:01
     And a worker polls
-    # LIFECYCLE-6
+    # LIFECYCLE-6, LIFECYCLE-8
     Then the task is FAILED
     # LIFECYCLE-6
     And the task has attempts=2, finished_at=12:00:01 and lease_expires_at=None

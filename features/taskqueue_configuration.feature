@@ -31,6 +31,7 @@ Feature: TaskQueue configuration and defaults
   Scenario Outline: Default result timeout
     Given the queue is configured with default_result_timeout=<default>
     When a caller enqueues add(2, 3) with eta=13:00
+    # CONFIG-4
     And a caller gets the result of the task with timeout=None
     # CONFIG-4
     Then the result is None
@@ -55,7 +56,9 @@ Feature: TaskQueue configuration and defaults
   Scenario Outline: A timeout of the call overrides the default
     Given the queue is configured with default_result_timeout=<default>
     When a caller enqueues add(2, 3) with eta=13:00
+    # CONFIG-5
     And a caller gets the result of the task with timeout=<timeout>
+    # CONFIG-5
     Then the result is None
     # CONFIG-5
     And the caller has waited at least <least> and less than <most>

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +307,80 @@ def test_one_file_can_be_run_by_itself() -> None:
         lab = run(check)
         assert {step["outcome"] for step in lab.notes["steps"]} == {"passed"}
         lab.confirm_witnessed()
+
+
+class Empty:
+    """Answers every call with the empty value of its type."""
+
+    def __init__(self, _store: str) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {
+            "claim": [],
+            "extend": [],
+            "expired": [],
+            "cancel": False,
+            "tasks": ([], None),
+            "counts": {},
+            "purge": 0,
+        }
+
+        async def method(*_args: Any, **_kwargs: Any) -> Any:
+            return answers.get(name)
+
+        return method
+
+
+class Unwritten(Empty):
+    """Implements nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def method(*_args: Any, **_kwargs: Any) -> Any:
+            raise NotImplementedError(name)
+
+        return method
+
+
+@pytest.mark.parametrize("backend", [Empty, Unwritten])
+def test_no_scenario_passes_where_nothing_happens(backend: type[Any]) -> None:
+    passed = []
+    for check in load([features_folder()]):
+        try:
+            asyncio.run(check.run(Lab(FactoryHarness(backend))))
+        except Violation:
+            continue
+        passed.append(check.id)
+    assert passed == []
+
+
+class Early(MemoryBackend):
+    """Gives tasks out a second before they are due."""
+
+    async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Any:
+        return await super().claim(now=now + timedelta(seconds=1), limit=limit, lease_expires_at=lease_expires_at)
+
+
+class Breaking(MemoryBackend):
+    """Raises in every claim, which a worker would wait out."""
+
+    async def claim(self, **_kwargs: Any) -> Any:
+        raise OSError("the disk is gone")
+
+
+def run_on(backend: type[MemoryBackend], check_id: str) -> Violation:
+    (check,) = (check for check in load([features_folder()]) if check.id == check_id)
+    with pytest.raises(Violation) as caught:
+        asyncio.run(check.run(Lab(FactoryHarness(backend))))
+    return caught.value
+
+
+def test_a_defect_is_named_with_the_clause_that_it_breaks() -> None:
+    violation = run_on(Early, "scenarios/ETA/delayed-task-scheduling")
+    assert violation.what.endswith("which proves ETA-5: executions of add(2, 3)")
+    assert (violation.expected, violation.actual) == ("0", "1")
+
+
+def test_a_worker_does_not_wait_out_a_backend_that_raises() -> None:
+    violation = run_on(Breaking, "scenarios/ETA/immediate-task-scheduling")
+    assert "which proves ETA-1, ETA-3" in violation.what
+    assert violation.actual == "OSError: the disk is gone"

@@ -22,7 +22,7 @@ async def queue_on_backend(world: World) -> None:
 
 @given("the queue reads back what it writes")
 async def queue_reads_back(world: World) -> None:
-    """Enqueues a task that is due in the year 9999 and compares every field of it, as read through `get`."""
+    """Enqueues a task that is due in the year 2100 and compares every field of it, as read through `get`."""
     await world.witness()
 
 
