@@ -197,10 +197,12 @@ async def a_cancelled_wait_leaves_others(lab: Lab) -> None:
     await lab.put(backend, new_task("witness", available_at=LATER))
     longest = []
     for turns in (0, 1, 3):
-        waiting = [asyncio.ensure_future(_timed(backend.wait(LONG_S))) for _ in range(3)]
+        # Tasks of their own: one that is cancelled before it began still owns its coroutine.
+        waits = [asyncio.ensure_future(backend.wait(LONG_S)) for _ in range(3)]
+        waiting = [asyncio.ensure_future(_timed(wait)) for wait in waits]
         for _ in range(turns):
             await asyncio.sleep(0)
-        waiting[1].cancel()
+        waits[1].cancel()
         await asyncio.sleep(UNDER_WAY_S)
         await backend.enqueue([new_task(f"task{turns}", available_at=LATER)])
         answers = await asyncio.gather(*waiting, return_exceptions=True)
