@@ -178,7 +178,7 @@ class UnknownScheme(InvalidArgument):
     """A URL names no registered backend.
 
     Attributes:
-        url: The URL as it was given.
+        url: The URL as it was given, with ``***`` for a password in it.
         known: The schemes that are registered here, sorted.
     """
 

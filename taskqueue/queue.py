@@ -1,6 +1,7 @@
 """The queue: what applications call to enqueue tasks and to read results, and workers to run them."""
 
 import asyncio
+import math
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -41,8 +42,7 @@ DEFAULT_LEASE: Final = timedelta(seconds=30)
 
 _SHORTEST_DELAY: Final = timedelta(microseconds=1)
 _RESULT_POLL_SECONDS: Final = 1.0
-_SECONDS_PER_LOOK: Final = 0.0002
-_LONGEST_REST_SECONDS: Final = 0.25
+_SECONDS_PER_LOOK: Final = 0.001
 _PAGE: Final = 500
 
 
@@ -407,24 +407,24 @@ class TaskQueue:
         loop = asyncio.get_running_loop()
         deadline = None if seconds is None else loop.time() + seconds
         backend = await self._ready()
+        if (result := await self._look(backend, task_id)) is not None or seconds == 0:
+            return result
         self._waiters += 1
         try:
             while True:
-                remaining = None if deadline is None else deadline - loop.time()
-                if (result := await self._look(backend, task_id)) is not None:
-                    return result
-                if remaining is None:
-                    pause = _RESULT_POLL_SECONDS
-                elif remaining > 0:
-                    pause = min(remaining, _RESULT_POLL_SECONDS)
-                else:
-                    return None
-                async with watching(backend.wait, pause) as change:
+                remaining = math.inf if deadline is None else deadline - loop.time()
+                if remaining <= 0:
+                    return await self._look(backend, task_id)
+                async with watching(backend.wait, min(remaining, _RESULT_POLL_SECONDS)) as change:
                     if (result := await self._look(backend, task_id)) is not None:
                         return result
                     await change
-                # Any change wakes every waiter, so the many of them share a rate: 5,000 looks a second in all.
-                await asyncio.sleep(min(pause, self._waiters * _SECONDS_PER_LOOK, _LONGEST_REST_SECONDS))
+                # Any change wakes every waiter, so they share a rate of 1,000 looks a second: many of them would
+                # otherwise keep the store too busy to do the work that they wait for.
+                rest = min(self._waiters * _SECONDS_PER_LOOK, _RESULT_POLL_SECONDS)
+                if deadline is not None:
+                    rest = min(rest, max(deadline - loop.time(), 0))
+                await asyncio.sleep(rest)
         finally:
             self._waiters -= 1
 

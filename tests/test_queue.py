@@ -553,6 +553,30 @@ def test_a_cancelled_get_result_leaves_nothing_behind(run: Run, queue: TaskQueue
     run(main())
 
 
+def test_many_waiters_together_do_not_keep_the_store_busy(run: Run, make_queue: MakeQueue) -> None:
+    class Counting(MemoryBackend):
+        looks = 0
+
+        async def get(self, task_id: str) -> Task | None:
+            self.looks += 1
+            return await super().get(task_id)
+
+    async def main() -> None:
+        queue = make_queue(backend=Counting())
+        task_id = await queue.enqueue(greet)
+        waiting = [asyncio.create_task(queue.get_result(task_id, 0.5)) for _ in range(200)]
+        changes = 0
+        while not all(task.done() for task in waiting):
+            await queue.enqueue(greet)
+            changes += 1
+            await asyncio.sleep(0.001)
+        assert changes > 50
+        # The first look, the one that follows it and the last of each, and 1,000 a second in between, twice over.
+        assert queue.backend.looks < 3 * 200 + 1000
+
+    run(main())
+
+
 def test_closing_the_queue_ends_a_waiting_get_result(run: Run, queue: TaskQueue) -> None:
     async def main() -> None:
         task_id = await queue.enqueue(greet)
