@@ -1,15 +1,19 @@
 """What a failing check says: the requirement, what was expected, what happened, and where to look."""
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, TypeGuard, TypeVar
 
-from taskqueue_conformance.exactness import inexact
+from taskqueue_conformance import blame
 from taskqueue_conformance.requirements import REQUIREMENTS
 
 E = TypeVar("E", bound=BaseException)
 
 _SHOWN = 300
+# Its type stays what it is under frozen time, where freezegun replaces the name of the class.
+_AN_INSTANT = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class Violation(AssertionError):
@@ -83,11 +87,12 @@ def expect_task(what: str, actual: object, expected: object, *, breaks: str | No
     """Raise a :class:`Violation` unless a stored task equals ``expected`` in every field.
 
     Where one field differs that has a requirement of its own (the payload, the value, an instant that is a little
-    off), and the caller named none, that requirement is named. A difference in exactness alone is named in any case.
+    off), and the caller named none, that requirement is named. What :mod:`taskqueue_conformance.blame` recognises
+    is named in any case.
     """
     names = differing_fields(expected, actual)
     both_set = [name for name in names if None not in (getattr(expected, name), getattr(actual, name))]
-    breaks = inexact(expected, actual) or breaks
+    breaks = blame.by_difference(expected, actual) or breaks
     if breaks is None and len(names) == 1 and names == both_set:
         breaks = _FIELD_REQUIREMENTS.get(names[0])
     expect_equal(what, actual, expected, breaks=breaks)
@@ -115,8 +120,29 @@ async def expect_refused(
 
 def shown(value: object) -> str:
     """Return ``value`` for a message: short, and strings as they are."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _compact(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 60]}… ({len(text)} characters in all)"
+
+
+def _compact(value: object) -> str:
+    """Return a ``repr`` without what a reader has to skip: defaults of records, and the spelling of instants in UTC."""
+    if type(value) is type(_AN_INSTANT) and value.tzinfo is UTC:
+        return str(value)
+    if isinstance(value, Enum):
+        return value.name
+    if is_dataclass(value) and not isinstance(value, type):
+        told = [
+            f"{field.name}={_compact(getattr(value, field.name))}"
+            for field in fields(value)
+            if field.repr and (field.default is MISSING or getattr(value, field.name) != field.default)
+        ]
+        return f"{type(value).__name__}({', '.join(told)})"
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(_compact, value))  # type: ignore[call-overload]  # the line above has looked
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"  # type: ignore[arg-type]  # the same
+    if type(value) is dict:
+        return "{" + ", ".join(f"{_compact(key)}: {_compact(each)}" for key, each in value.items()) + "}"
+    return repr(value)
 
 
 def _difference(expected: object, actual: object) -> tuple[str, str]:
