@@ -47,6 +47,10 @@ CHECKS: Final[dict[str, Check]] = {}
 """Every registered check by id, in the order of registration."""
 
 
+class NotVerified(Exception):
+    """A check could not be decided here. The message says why."""
+
+
 def check(
     requirement: str,
     title: str,
