@@ -91,17 +91,19 @@ async def a_cancelled_call_is_before_or_after(lab: Lab, scene: Scene) -> None:
     victim, observer = await lab.handle(), await lab.handle()
     await lab.put(observer, new_task("witness", available_at=MUCH_LATER))
 
-    a, b = await _prepare(observer, scene, "control")
+    a, b = await _prepare(lab, observer, scene, "control")
     before = await _pair(observer, a, b)
     if scene.start is not None:
         expect("the round that is not cancelled", None not in before, expected="two tasks", actual=before, breaks="API")
     if not scene.lasts:
         await scene.call(victim, a, b)
     after = await _pair(observer, a, b)
+    if scene.start is TaskStatus.CANCELLED:
+        expect("purge() that is not cancelled", after == (None, None), expected="no task", actual=after, breaks="G1")
     await _clean_up(observer, a, b)
 
     for number, delay in enumerate(DELAYS):
-        a, b = await _prepare(observer, scene, f"round{number}")
+        a, b = await _prepare(lab, observer, scene, f"round{number}")
         what = f"the call that was cancelled after {delay}"
         completed = await _cancelled(what, scene.call(victim, a, b), delay)
         await _usable(victim, what, victim.get("witness"))
@@ -121,12 +123,12 @@ async def a_cancelled_call_is_before_or_after(lab: Lab, scene: Scene) -> None:
         await _works(victim, what, f"probe{number}")
 
 
-async def _prepare(backend: Backend, scene: Scene, name: str) -> tuple[str, str]:
+async def _prepare(lab: Lab, backend: Backend, scene: Scene, name: str) -> tuple[str, str]:
     a, b = f"{name}a", f"{name}b"
     if scene.start is not None:
         await backend.enqueue([new_task(a), new_task(b)])
     if scene.start is TaskStatus.RUNNING:
-        await claim_all(backend, [a, b])
+        await claim_all(lab, backend, [a, b])
     if scene.start is TaskStatus.CANCELLED:
         for task_id in (a, b):
             await backend.cancel(task_id, now=_OLD)

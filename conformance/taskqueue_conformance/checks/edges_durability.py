@@ -259,7 +259,7 @@ async def steps_are_seen_whole(lab: Lab) -> None:
 
     async def live() -> None:
         for attempt in range(1, 11):
-            await claim_all(backend, ["a"])
+            await claim_all(lab, backend, ["a"])
             await asyncio.sleep(0)
             if attempt < 10:
                 await backend.fail("a", attempt, new_failure(attempt, retry_at=NOON))

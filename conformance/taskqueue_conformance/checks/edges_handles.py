@@ -94,6 +94,7 @@ async def nothing_begins_once_close_was_called(lab: Lab) -> None:
 async def connect_may_be_repeated(lab: Lab) -> None:
     """One after another, all at once, and with calls going on; nothing is lost, and one close closes it."""
     backend = await lab.handle()
+    await lab.handle()  # a store that is not durable lives on
     await lab.put(backend, new_task("a"))
     before = await snapshot(backend, "a")
     await backend.connect()
@@ -141,7 +142,7 @@ async def a_closed_handle_connects_again(lab: Lab) -> None:
         await backend.complete(name, 1, value=b"done", now=NOON)
         listed, _ = await backend.tasks(limit=10)
         expect_equal("the number of tasks listed", len(listed), number + 1, breaks="D1")
-        await backend.wait(0)
+        await backend.wait(0.001)
         await backend.close()
         await expect_refused("get() after close()", backend.get(name), NotConnected)
     expect_equal("the value of the first task", (await stored(keeper, "task0")).value, b"done", breaks="V1")
@@ -210,9 +211,9 @@ async def stores_are_isolated(lab: Lab) -> None:
     expect_equal("a claim in another store", list(claimed), [])
     twin = new_task("a", payload=b"the other one", max_retries=1)
     await lab.put(other, twin)
-    await claim_all(other, ["a"])
+    await claim_all(lab, other, ["a"])
     await other.complete("a", 1, value=b"", now=NOON)
-    expect_equal("purge() in another store", await other.purge(finished_before=LATER, limit=10), 1)
+    expect_equal("purge() in another store", await other.purge(finished_before=LATER, limit=10), 1, breaks="G1")
     await lab.expect_stored(mine, new_task("a"), new_task("b"), when="after another store's task was purged")
 
 

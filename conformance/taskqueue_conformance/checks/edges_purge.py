@@ -152,7 +152,7 @@ async def a_purged_id_begins_anew(lab: Lab) -> None:
         expect_equal(f"get({task.id!r}), enqueued anew", await backend.get(task.id), task)
     listed, _ = await backend.tasks(limit=100)
     expect_equal("the ids listed", [task.id for task in listed][-len(ENDED) :], list(ENDED))
-    claimed = await claim_all(backend, ENDED)
+    claimed = await claim_all(lab, backend, ENDED)
     for task in claimed:
         got = (task.attempts, task.failures, task.value, task.finished_at)
         expect_equal(f"(attempts, failures, value, finished_at) of {task.id!r}", got, (1, (), None, None))
