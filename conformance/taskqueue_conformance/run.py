@@ -109,16 +109,26 @@ class ConformanceRun:
         """Take ``.feature`` files that were named on the command line as scenarios against the target."""
         if file_path.suffix != ".feature" or self.selection or not parent.session.isinitpath(file_path):
             return None
-        from taskqueue_conformance import scenarios  # noqa: PLC0415 - few runs name a feature
+        # Few runs name a feature.
+        from taskqueue_conformance import scenarios  # noqa: PLC0415 - see above
+        from taskqueue_conformance.feature_files import FeatureError  # noqa: PLC0415 - see above
 
-        return Layer.make(
+        try:
+            checks = scenarios.load([file_path])
+        except FeatureError as error:
+            raise parent.CollectError(str(error)) from error
+        layer: Layer = Layer.from_parent(
             parent,
-            file_path.name,
-            checks=scenarios.load([file_path]),
+            name=file_path.name,
+            # What pytest compares with the arguments of the command line.
+            path=file_path,
+            nodeid=os.path.relpath(file_path, self.config.rootpath).replace(os.sep, "/"),
+            checks=checks,
             harness=self.harness,
             target=self.target,
             seed=self.seed,
         )
+        return layer
 
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what was selected; by then its arguments look like anybody's."""

@@ -154,7 +154,7 @@ class World:
     async def witness(self) -> None:
         """Enqueue a task that is due long after the scenario, and read it back field by field.
 
-        Nothing about it is a boundary: whoever gets boundaries wrong shall fail the scenarios about them, and no others.
+        Nothing about it is a boundary: who gets boundaries wrong shall fail the scenarios about them, and no others.
         """
         await self.queue.enqueue(
             calls.echo, "seen", task_id=WITNESS, eta=datetime.fromisoformat("2100-01-01T12:00+00:00")
