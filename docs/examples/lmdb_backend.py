@@ -4,7 +4,7 @@ LMDB keeps ordered keys in one memory-mapped file: its transactions are atomic, 
 all processes of a machine. So a store is a file, and a call is a transaction. What remains to do is in three parts:
 how tasks are laid out as keys and values, who may have the file open, and how asyncio waits for it.
 
-    pip install lmdb 'taskqueue-spec[conformance]'
+    pip install 'lmdb>=1.8' 'taskqueue-spec[conformance]'
     pytest --conformance=lmdb_backend:make_backend
 """
 
@@ -355,7 +355,7 @@ class _File:
             with _LOCK, self.env.begin(write=write) as txn:
                 return step(_Transaction(self, txn))
         except lmdb.MapFullError as error:
-            raise StoreUnavailable(self.path, f"its {MAP_SIZE} bytes are full: purge, or raise MAP_SIZE") from error
+            raise StoreUnavailable(self.path, f"its {MAP_SIZE} bytes are full; raise MAP_SIZE") from error
         except lmdb.Error as error:
             raise StoreUnavailable(self.path, str(error)) from error
 
