@@ -3,14 +3,15 @@
 import asyncio
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskqueue import Backend, Failure, Task
+from taskqueue import Backend, Failure, StaleClaim, Task
+from taskqueue_conformance import blame
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.subject import Journal, Subject
-from taskqueue_conformance.violation import Violation, expect_equal, expect_task
+from taskqueue_conformance.violation import Violation, expect_equal, expect_refused, expect_task
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 """The instant around which checks happen; far from the host's clock, so that reading it shows."""
@@ -37,6 +38,7 @@ class Lab:
         self._stores = [self.store]
         self.notes: dict[str, Any] = {}
         self._opened: list[Subject] = []
+        self._issued: set[tuple[str, int]] = set()
 
     def unconnected(self, *, store: str | None = None) -> Subject:
         """Return a new handle on this check's store, or on another one, that is not connected yet."""
@@ -89,43 +91,74 @@ class Lab:
     ) -> None:
         """Compare the ids that a claim at ``now`` returned, in any order, with those of ``expected``.
 
-        Where they differ, find out by further claims which requirement is broken: ``breaks``, unless the comparison
-        with ``now`` is wrong (E1), a clock is read (E4) or a task was handed out again (C1).
+        Where they differ, find out by further claims which requirement is broken: ``breaks``, unless a task was handed
+        out again (C1), another time than ``now`` decided (E4), or the comparison with ``now`` is wrong (E1).
         """
         got, wanted = sorted(t.id for t in claimed), sorted(t.id for t in expected)
+        issued = [(t.id, t.attempts) for t in claimed]
+        again = [claim for claim in issued if claim in self._issued]
+        self._issued.update(issued)
         if got == wanted:
             return
-        missing = [task for task in expected if task.id not in got]
         extra = [task for task in claimed if task.id not in wanted]
-        if len(set(got)) < len(got) or any(task.attempts > 1 + len(task.failures) for task in extra):
+        if again or len(set(got)) < len(got) or any(task.attempts > 1 + len(task.failures) for task in extra):
             breaks = "C1"
         elif any(task.available_at > now for task in extra):
-            host = datetime.now(UTC)
-            early = [task for task in extra if task.available_at > now]
-            soon = any(task.available_at - now < timedelta(seconds=2) for task in early)
-            breaks = "E4" if now < host and not soon and all(task.available_at <= host for task in early) else "E1"
-        elif missing and not extra:
-            breaks = await self._why_missing(backend, missing, now=now) or breaks
+            breaks = await self.diagnose(blame.for_claim(backend)) or "E1"
+        elif not extra:
+            missing = {task.id for task in expected if task.id not in got}
+            if await self._claimed_only_later(backend, missing, now=now):
+                breaks = "E1"
+            else:
+                breaks = await self.diagnose(blame.for_claim(backend)) or breaks
         expect_equal(f"the ids that claim(now={now}) returned", got, wanted, breaks=breaks)
 
-    async def _why_missing(self, backend: Backend, missing: Sequence[Task], *, now: datetime) -> str | None:
-        """Return E1 if the tasks are claimed a little later, E4 if the host's clock seems to decide, or else None."""
-        ids = {task.id for task in missing}
+    async def expect_expired(
+        self, backend: Backend, found: Sequence[Task], expected: Sequence[str], *, now: datetime, what: str = ""
+    ) -> None:
+        """Compare the ids, in order, that ``expired`` listed at ``now``: D3, or E4 if another time decided."""
+        ids = [task.id for task in found]
+        if ids != list(expected):
+            breaks = None if sorted(ids) == sorted(expected) else await self.diagnose(blame.for_expired(backend))
+            what = what or f"the ids in expired(now={now})"
+            expect_equal(what, ids, list(expected), breaks=breaks or "D3")
 
-        async def claimed(at: datetime) -> set[str]:
-            return {t.id for t in await backend.claim(now=at, limit=1000, lease_expires_at=NOON + LEASE)}
+    async def expect_not_recovered(self, backend: Backend, what: str, call: Awaitable[Any]) -> StaleClaim:
+        """Await a ``fail(if_expired=True)`` that comes too early: R2 if it is not refused, or E4 if a clock decided."""
+        try:
+            return await expect_refused(what, call, StaleClaim, breaks="R2")
+        except Violation as violation:
+            violation.requirement = await self.diagnose(blame.for_recovery(backend)) or "R2"
+            raise
 
-        if ids & await claimed(now):
+    async def expect_recovered(self, backend: Backend, call: Awaitable[Task]) -> Task:
+        """Await a ``fail(if_expired=True)`` in time and return its answer: R2 if refused, or E4 if a clock decided."""
+        try:
+            return await call
+        except StaleClaim as refused:
+            raise Violation(
+                "fail(if_expired=True) of a claim whose lease has run out",
+                expected="the stored task",
+                actual=f"StaleClaim: {refused}",
+                breaks=await self.diagnose(blame.for_recovery(backend)) or "R2",
+            ) from refused
+
+    async def diagnose(self, experiment: Awaitable[str | None]) -> str | None:
+        """Await an experiment on a backend that has failed already: what it raises adds nothing."""
+        try:
+            return await experiment
+        except Exception:  # noqa: BLE001 - the first failure is the one to report
             return None
+
+    async def _claimed_only_later(self, backend: Backend, missing: set[str], *, now: datetime) -> bool:
+        """Whether the missing tasks are left out by a second claim at ``now`` and returned by one a little later."""
         ahead = datetime.max.replace(tzinfo=UTC) - now
-        for later in (MICROSECOND, timedelta(seconds=1), timedelta(days=400)):
-            if later <= ahead and ids & await claimed(now + later):
-                return "E1"
-        if any(task.available_at <= datetime.now(UTC) for task in missing):
-            return None
-        probe = new_task(f"probe {uuid.uuid4().hex}", available_at=datetime(2001, 1, 1, tzinfo=UTC))
-        await backend.enqueue([probe])
-        return "E4" if probe.id in await claimed(now) else None
+        for later in (timedelta(0), MICROSECOND, timedelta(seconds=1), timedelta(days=400)):
+            if later <= ahead:
+                claimed = await backend.claim(now=now + later, limit=1000, lease_expires_at=NOON + LEASE)
+                if missing & {task.id for task in claimed}:
+                    return bool(later)
+        return False
 
     async def close(self) -> None:
         """Close every handle and drop the stores. Errors of a backend in here are its own affair by now."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from taskqueue import Backend, Failure, StaleClaim, Task, TaskNotFound, TaskStatus
 from taskqueue_conformance.lab import LEASE, NOON
-from taskqueue_conformance.violation import Violation, expect, expect_equal, expect_task, shown
+from taskqueue_conformance.violation import Violation, differing_fields, expect, expect_equal, expect_task, shown
 
 SECOND: Final = timedelta(seconds=1)
 HOUR: Final = timedelta(hours=1)
@@ -113,6 +113,19 @@ def expect_tasks(what: str, actual: Sequence[Task], expected: Sequence[Task], *,
     expect_equal(f"the ids in {what}", ids(actual), ids(expected), breaks=breaks)
     for got, wanted in zip(actual, expected, strict=True):
         expect_task(f"{wanted.id!r} in {what}", got, wanted, breaks=breaks)
+
+
+def expect_next_due(what: str, actual: datetime | None, expected: datetime | None, *, breaks: str) -> None:
+    """Compare an answer of ``next_due``: E3 if it is off by less than a second, ``breaks`` if it is another one."""
+    if actual is not None and expected is not None and abs(actual - expected) < SECOND:
+        breaks = "E3"
+    expect_equal(what, actual, expected, breaks=breaks)
+
+
+def expect_claim(what: str, actual: Task, expected: Task) -> None:
+    """Compare a task that a claim returned with what it must be: D3 if the lease is wrong, C2 if anything else is."""
+    lease_alone = differing_fields(expected, actual) == ["lease_expires_at"]
+    expect_task(what, actual, expected, breaks="D3" if lease_alone else "C2")
 
 
 async def expect_stored(backend: Backend, *tasks: Task, when: str, breaks: str | None = None) -> None:

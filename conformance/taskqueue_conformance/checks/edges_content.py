@@ -53,8 +53,8 @@ async def a_payload_comes_back(lab: Lab, payload: bytes) -> None:
         claimed = await claim(backend)
         await lab.expect_claimed(backend, claimed, [task], now=NOON)
         expect_equal(f"the payload that claim {attempt} returned", claimed[0].payload, payload, breaks="P1")
-        (expired,) = await other.expired(now=END_OF_TIME, limit=9) or [claimed[0]]
-        expect_equal(f"the payload in expired() during attempt {attempt}", expired.payload, payload, breaks="P1")
+        for expired in await other.expired(now=END_OF_TIME, limit=9):
+            expect_equal(f"the payload in expired() during attempt {attempt}", expired.payload, payload, breaks="P1")
         failed = await other.fail("a", attempt, new_failure(attempt, retry_at=PAST))
         expect_equal(f"the payload that fail {attempt} returned", failed.payload, payload, breaks="P1")
     listed = await listing(other)
@@ -104,7 +104,9 @@ async def nothing_is_shared_with_the_store(lab: Lab) -> None:
     counts = await backend.counts()
     claimed = await claim(backend)
     await lab.expect_claimed(backend, claimed, tasks[:1], now=NOON)
+    await lab.expect_expired(backend, await backend.expired(now=END_OF_TIME, limit=9), ["a"], now=END_OF_TIME)
     expired = await backend.expired(now=END_OF_TIME, limit=9)
+    await lab.expect_expired(backend, expired, ["a"], now=END_OF_TIME)
     for answer in (page, claimed, expired):
         if isinstance(answer, list):
             answer.clear()
@@ -121,7 +123,7 @@ async def nothing_is_shared_with_the_store(lab: Lab) -> None:
 
 
 ID_FAMILIES: Final = {
-    "upper and lower case": ("a", "A", "ä", "Ä", "ß", "ss", "SS", "ı", "i", "I", "İ"),
+    "upper and lower case": ("a", "A", "ä", "Ä", "ß", "ss", "SS", "\u0131", "i", "I", "\u0130"),
     "white space": ("a", "a ", " a", "a\n", "a\t", "\ta", "a\r\n", " ", "  ", "a\u00a0", "\u200b", "a\u200b"),
     "composed and decomposed": ("\u00e9", "e\u0301", "\u212b", "\u00c5", "A\u030a", "ﬁ", "fi", "\uff41", "a"),
     "numbers": (
@@ -323,19 +325,19 @@ async def any_text_is_kept(lab: Lab, texts: tuple[str, str | None]) -> None:
     await lab.running(backend, task)
     task = after_claim(task)
     for attempt in (1, 2):
-        failure = new_failure(attempt, error=error, traceback=traceback, retry_at=PAST)
+        failure = new_failure(attempt, error=error, traceback=traceback, retry_at=PAST if attempt == 1 else None)
         failed = await backend.fail("a", attempt, failure)
         task = after_fail(task, failure)
         found = await other.get("a")
         for what, each in (("that fail returned", failed), ("that get shows", found)):
             kept = [(past.error, past.traceback) for past in each.failures] if each else None
             expect_equal(f"the texts {what}", kept, [texts] * attempt, breaks="V2")
-        expect_task("the task that get shows after fail", found, task, breaks="R2")
         if attempt == 1:
             claimed = await claim(other)
             await lab.expect_claimed(other, claimed, [task], now=NOON)
             task = after_claim(task)
-            expect_task("the task that the second claim returned", claimed[0], task, breaks="V2")
+            kept = [(past.error, past.traceback) for past in claimed[0].failures]
+            expect_equal("the texts that the second claim returned", kept, [texts], breaks="V2")
 
 
 @check("V2", "Texts that a task brings from another store are kept character by character", look=LOOK_AT_TEXT)
@@ -403,7 +405,10 @@ async def a_thousand_tasks_are_enqueued(lab: Lab) -> None:
         expect_equal(f"get({task.id!r}) after a refused enqueue", await backend.get(task.id), None, breaks="L1")
     await backend.enqueue(tasks)
     listed = await listing(backend)
-    expect_tasks("tasks()", listed, [new_task("known"), *tasks])
+    missing = {task.id for task in tasks} - {task.id for task in listed}
+    for task_id in sorted(missing)[:1]:
+        await lab.expect_stored(backend, new_task(task_id, available_at=PAST), when="after enqueue of 1,000")
+    expect_tasks("tasks()", listed, [new_task("known"), *tasks], breaks="LISTING")
 
 
 async def _thousand_running(lab: Lab, backend: Backend) -> list[Task]:
