@@ -1,12 +1,14 @@
 """Every method on every status: what a transition sets, what is refused, and that a refusal changes nothing (L1-L3)."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from taskqueue import Backend, NotConnected, StaleClaim, Task, TaskExists, TaskNotFound, TaskQueueError, TaskStatus
 from taskqueue_conformance.check import check
+from taskqueue_conformance.checks._shared import MAX_STEPS, overlap
 from taskqueue_conformance.checks._states import (
     ENDED,
     LATER,
@@ -24,7 +26,7 @@ from taskqueue_conformance.checks._states import (
     stored,
 )
 from taskqueue_conformance.lab import LEASE, MICROSECOND, NOON, Lab, new_failure, new_task
-from taskqueue_conformance.violation import expect, expect_equal, expect_refused
+from taskqueue_conformance.violation import Violation, expect, expect_equal, expect_refused
 
 ROUNDS = 8
 """How often a race is run: each time with the two calls in the other order."""
@@ -198,19 +200,49 @@ async def cancel_races_an_outcome(lab: Lab, record: Recorder) -> None:
             recorded, cancelled = await _race(outcome, cancel)
         else:
             cancelled, recorded = await _race(cancel, outcome)
-        task = await stored(second, name)
-        story = f"cancel answered {cancelled!r}, the outcome {recorded!r}, and the task is {task.status.upper()}"
-        refused = isinstance(recorded, StaleClaim)
-        if refused:
-            _expect_story(story, cancelled is True and task.status is TaskStatus.CANCELLED)
-            expect_equal("the status that StaleClaim carries", recorded.status, TaskStatus.CANCELLED)  # type: ignore[attr-defined]  # seen above
-        else:
-            _expect_story(story, not isinstance(recorded, TaskQueueError))
-            retried = isinstance(recorded, Task) and recorded.status is TaskStatus.PENDING
-            _expect_story(story, cancelled is retried and (task.status is TaskStatus.CANCELLED) is retried)
-        recorded_failures = 1 if isinstance(recorded, Task) else 0
-        expect_equal(f"the number of failures where {story}", len(task.failures), recorded_failures)
+        await _expect_cancel_or_outcome(second, name, cancelled, recorded)
         await _clear(first, name)
+
+
+@check(
+    "L1", "A cancel and an outcome do not meet between their steps", cases=OUTCOMES, look="one statement with a guard"
+)
+async def cancel_between_the_steps_of_an_outcome(lab: Lab, record: Recorder) -> None:
+    """One call is held at each of its suspensions while the other runs: what it has read may be out of date by then."""
+    first, second = await lab.handle(), await lab.handle()
+    for step in range(1, MAX_STEPS + 1):
+        names = [f"task{step}a", f"task{step}b"]
+        await lab.running(first, *map(new_task, names))
+
+        async def outcome(name: str) -> object:
+            return await record(first, name, 1)
+
+        def cancel(name: str) -> Coroutine[object, object, bool]:
+            return second.cancel(name, now=LATER)
+
+        one_held, (recorded, cancelled) = await overlap(outcome(names[0]), partial(cancel, names[0]), after=step)
+        await _expect_cancel_or_outcome(second, names[0], cancelled, recorded)
+        other_held, (cancelled, recorded) = await overlap(cancel(names[1]), partial(outcome, names[1]), after=step)
+        await _expect_cancel_or_outcome(second, names[1], cancelled, recorded)
+        if not (one_held or other_held):
+            return
+        for name in names:
+            await _clear(first, name)
+
+
+async def _expect_cancel_or_outcome(backend: Backend, name: str, cancelled: object, recorded: object) -> None:
+    """Verify that what a cancel and an outcome answered goes together, and with what is stored."""
+    task = await stored(backend, name)
+    story = f"cancel answered {cancelled!r}, the outcome {recorded!r}, and the task is {task.status.upper()}"
+    if isinstance(recorded, StaleClaim):
+        _expect_story(story, cancelled is True and task.status is TaskStatus.CANCELLED)
+        expect_equal("the status that StaleClaim carries", recorded.status, TaskStatus.CANCELLED)
+    else:
+        _expect_story(story, not isinstance(recorded, TaskQueueError))
+        retried = isinstance(recorded, Task) and recorded.status is TaskStatus.PENDING
+        _expect_story(story, cancelled is retried and (task.status is TaskStatus.CANCELLED) is retried)
+    failures = 1 if isinstance(recorded, Task) else 0
+    expect_equal(f"the number of failures where {story}", len(task.failures), failures)
 
 
 @check("L1", "Of two calls that end one task, exactly one wins")
@@ -459,7 +491,7 @@ async def a_lease_that_holds_is_respected(lab: Lab) -> None:
             refused = await expect_refused(what, backend.fail("a", 1, lost, if_expired=True), StaleClaim)
             _expect_facts(what, refused, 1, replace(tasks[0], status=TaskStatus.RUNNING))
             expect_equal(f"the lease that StaleClaim carries after {what}", refused.lease_expires_at, LATER)
-            await expect_unchanged(backend, before, after=what)
+            await expect_unchanged(backend, before, after=what, breaks="L1")
     await _expect_accepted("complete after refused recoveries", backend.complete("a", 1, value=b"", now=LATER), "L1")
 
 
@@ -665,13 +697,17 @@ async def _expect_accepted(what: str, call: Awaitable[object], breaks: str | Non
 
 
 async def _race(*calls: Awaitable[object]) -> list[object]:
-    """Run calls at the same time and return their answers, and the taskqueue's own exceptions as answers."""
+    """Run calls at the same time and return their answers, and refusals as answers."""
 
     async def answer(call: Awaitable[object]) -> object:
         try:
             return await call
+        except (StaleClaim, TaskExists, TaskNotFound) as refused:
+            return refused
         except TaskQueueError as error:
-            return error
+            raise Violation(
+                "a call beside another", expected="its answer", actual=f"{type(error).__name__}: {error}", breaks="X1"
+            ) from error
 
     return list(await asyncio.gather(*map(answer, calls)))
 
