@@ -1,6 +1,7 @@
 """From what ``--conformance`` was given to a harness, with a clear word where that is impossible."""
 
 import asyncio
+import difflib
 import importlib
 import inspect
 import os
@@ -39,6 +40,9 @@ def resolve(target: str) -> Harness:
     module, colon, name = target.partition(":")
     if name.startswith("//"):
         raise TargetError(f"--conformance={target}: a URL names one store, and the suite needs many. {_usage()}")
+    if colon and name and module.endswith(".py"):
+        dotted = module.removesuffix(".py").replace(os.sep, ".")
+        raise TargetError(f"--conformance={target}: name the module, not its file: {dotted}:{name}")
     if colon and module and name and os.sep not in target:
         return _harness(target, _import(target, module, name))
     if os.sep in target or Path(target).exists() or target.endswith(".py"):
@@ -121,10 +125,14 @@ def _import(target: str, module: str, name: str) -> object:
         raise TargetError(f"--conformance={target}: importing {module} failed: {_where(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
-            close = [each for each in vars(found) if not each.startswith("_") and callable(getattr(found, each))]
+            own = [
+                each for each, value in vars(found).items()
+                if callable(value) and not each.startswith("_") and getattr(value, "__module__", None) == module
+            ]  # fmt: skip
+            offered = difflib.get_close_matches(part, own) or sorted(own)[:10]
             raise TargetError(
                 f"--conformance={target}: {_described(found)} has no {part!r}"
-                + (f"; it has {_listed(sorted(close)[:10])}" if close else "")
+                + (f"; it has {_listed(offered)}" if offered else "")
             )
         found = getattr(found, part)
     return found
