@@ -3,12 +3,15 @@
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from taskqueue import Backend, Failure, StaleClaim, Task
 from taskqueue_conformance import blame
+from taskqueue_conformance.children import Child, fork_server
+from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.subject import Journal, Subject
 from taskqueue_conformance.violation import Violation, expect_equal, expect_refused, expect_task
@@ -18,6 +21,8 @@ NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 LEASE = timedelta(seconds=30)
 
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class Lab:
     """One check's surroundings. Its store is new and empty; whatever it opened is closed at the end.
@@ -25,20 +30,32 @@ class Lab:
     Attributes:
         harness: How the backend under test is made.
         rng: What a check draws at random comes from here, so that a seed repeats it.
+        target: What ``--conformance`` was given, by which child processes find the backend; None if there is no such.
+        effort: How much the random layers do.
         store: The name of this check's own store.
         journal: The calls that were made.
         notes: What the check wants in the report beside its outcome; must be fit for JSON.
     """
 
-    def __init__(self, harness: Harness, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        *,
+        rng: random.Random | None = None,
+        target: str | None = None,
+        effort: Effort = DEFAULT,
+    ) -> None:
         self.harness = harness
         self.rng = rng or random.Random(0)  # noqa: S311 - repeatable on purpose
+        self.target = target
+        self.effort = effort
         self.store = new_store_name()
         self.journal = Journal()
         self._stores = [self.store]
         self.notes: dict[str, Any] = {}
         self._opened: list[Subject] = []
         self._issued: set[tuple[str, int]] = set()
+        self._children: list[Child] = []
 
     def unconnected(self, *, store: str | None = None) -> Subject:
         """Return a new handle on this check's store, or on another one, that is not connected yet."""
@@ -63,6 +80,21 @@ class Lab:
         """Close this handle (a clone, say) with the others, and return it."""
         self._opened.append(subject)
         return subject
+
+    async def child(self, main: Callable[..., None], *args: Any, environment: Mapping[str, str] = _NOTHING) -> Child:
+        """Start a child process that runs ``main(harness, channel, *args)``; it ends with the lab at the latest.
+
+        Args:
+            main: A function of a module, so that it can be found by its name.
+            args: What else to call it with.
+            environment: Variables that the child's process has had from its beginning.
+
+        Raises:
+            NotVerified: There can be no child processes here.
+        """
+        server = await fork_server(self.target, environment)
+        self._children.append(server.fork(main, *args))
+        return self._children[-1]
 
     async def put(self, backend: Backend, *tasks: Task) -> None:
         """Enqueue tasks in one call and read each of them back, field by field.
@@ -162,6 +194,8 @@ class Lab:
 
     async def close(self) -> None:
         """Close every handle and drop the stores. Errors of a backend in here are its own affair by now."""
+        for child in self._children:
+            child.end()
         for subject in reversed(self._opened):
             subject.deadline = 5.0
             await _quietly(subject.close())
@@ -194,6 +228,23 @@ def new_task(task_id: str = "a", **changes: Any) -> Task:
         "max_retries": 3,
     }
     return Task(**(given | changes))
+
+
+def moved_task(task_id: str, *, enqueued_at: datetime, available_at: datetime, max_retries: int, attempts: int) -> Task:
+    """Return a PENDING task, with the history of one that comes from another store where ``attempts`` is not 0.
+
+    More attempts than the budget leaves room for are cut to what it does.
+    """
+    attempts = min(attempts, max(1, max_retries) - 1)
+    return new_task(
+        task_id,
+        enqueued_at=enqueued_at,
+        available_at=available_at,
+        max_retries=max_retries,
+        attempts=attempts,
+        started_at=NOON - timedelta(days=1) if attempts else None,
+        failures=tuple(new_failure(attempt, retry_at=available_at) for attempt in range(1, attempts + 1)),
+    )
 
 
 def new_failure(attempt: int = 1, **changes: Any) -> Failure:

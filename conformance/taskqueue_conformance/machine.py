@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from taskqueue import Failure, Task, TaskStatus
-from taskqueue_conformance.lab import LEASE, MICROSECOND, NOON, Lab, new_failure, new_task
+from taskqueue_conformance.lab import LEASE, MICROSECOND, NOON, Lab, moved_task, new_failure
 from taskqueue_conformance.twin import HANDLES, Twin
 from taskqueue_conformance.violation import Violation
 
@@ -49,23 +49,6 @@ _values = st.sampled_from((b"value", b"", b"\x00\xff"))
 _new_tasks = st.tuples(_picks, _instants, _instants, st.sampled_from((3, 2, 1, 0)), st.sampled_from((0, 0, 0, 1, 2)))
 
 
-def moved_task(task_id: str, *, enqueued_at: datetime, available_at: datetime, max_retries: int, attempts: int) -> Task:
-    """Return a PENDING task, with the history of one that comes from another store where ``attempts`` is not 0.
-
-    More attempts than the budget leaves room for are cut to what it does.
-    """
-    attempts = min(attempts, max(1, max_retries) - 1)
-    return new_task(
-        task_id,
-        enqueued_at=enqueued_at,
-        available_at=available_at,
-        max_retries=max_retries,
-        attempts=attempts,
-        started_at=NOON - timedelta(days=1) if attempts else None,
-        failures=tuple(new_failure(attempt, retry_at=available_at) for attempt in range(1, attempts + 1)),
-    )
-
-
 def written_instant(instant: datetime) -> str:
     """Return an instant as a step of a scenario has it: UTC, with microseconds where there are any."""
     text = f"{instant:%Y-%m-%d %H:%M:%S.%f}"
@@ -79,20 +62,13 @@ class Scribe:
         self.lines: list[str] = []
 
     def enqueue(self, handle: str, tasks: Sequence[Task]) -> None:
-        """Write a call of enqueue, with a row for each task."""
-        rows = [("id", "enqueued at", "available at", "budget", "attempts")]
-        rows += [
-            (
-                task.id,
-                written_instant(task.enqueued_at),
-                written_instant(task.available_at),
-                str(task.max_retries),
-                str(task.attempts),
-            )
+        """Write a call of enqueue."""
+        written = ", ".join(
+            f'"{task.id}" (enqueued {written_instant(task.enqueued_at)}, '
+            f"available {written_instant(task.available_at)}, budget {task.max_retries}, attempts {task.attempts})"
             for task in tasks
-        ]
-        self._step(f"handle {handle} enqueues")
-        self._table(rows)
+        )
+        self._step(f"handle {handle} enqueues {written}")
 
     def claim(self, handle: str, *, now: datetime, limit: int, lease_expires_at: datetime) -> None:
         """Write a call of claim."""
@@ -117,9 +93,9 @@ class Scribe:
         self._step(f'at {written_instant(now)} handle {handle} cancels task "{task_id}"')
 
     def extend(self, handle: str, claims: Sequence[tuple[str, int]], *, lease_expires_at: datetime) -> None:
-        """Write a call of extend, with a row for each claim."""
-        self._step(f"handle {handle} extends until {written_instant(lease_expires_at)}")
-        self._table([("task", "attempt"), *((task_id, str(attempt)) for task_id, attempt in claims)])
+        """Write a call of extend."""
+        written = ", ".join(self._attempt(*claim) for claim in claims)
+        self._step(f"handle {handle} extends until {written_instant(lease_expires_at)} {written}")
 
     def expired(self, handle: str, *, now: datetime, limit: int) -> None:
         """Write a call of expired."""
@@ -133,12 +109,12 @@ class Scribe:
         """Write that a handle was closed and connected again."""
         self._step(f"handle {handle} is closed and connected again")
 
-    def scenario(self, title: str, comment: str) -> str:
+    def scenario(self, title: str, comment: str, requirement: str | None) -> str:
         """Return a feature file whose one scenario makes these calls."""
         return "\n".join(
             [
                 f"# {comment}",
-                "@counterexample",
+                "@counterexample" if requirement is None else f"@counterexample @{requirement}",
                 "Feature: A counterexample to the contract",
                 "",
                 f"  Scenario: {title}",
@@ -151,12 +127,6 @@ class Scribe:
 
     def _step(self, text: str) -> None:
         self.lines.append(f"    When {text}")
-
-    def _table(self, rows: Sequence[Sequence[str]]) -> None:
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            self.lines.append(f"      | {' | '.join(cells)} |")
 
     @staticmethod
     def _attempt(task_id: str, attempt: int) -> str:
@@ -394,7 +364,7 @@ def _violation(calls: Sequence[Call], error: Exception, origin: str) -> Violatio
     scribe = Scribe()
     for call in calls:
         call.on(scribe)
-    found.counterexample = scribe.scenario(f"{found.requirement or 'a call'} is broken", origin)
+    found.counterexample = scribe.scenario(f"{found.requirement or 'a call'} is broken", origin, found.requirement)
     return found
 
 

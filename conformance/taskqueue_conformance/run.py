@@ -141,9 +141,9 @@ class ConformanceRun:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of a check's result."""
-        noted = dict(report.user_properties).get(PROPERTY)
-        result = self.tally.results.get(noted["id"]) if isinstance(noted, dict) else None
-        if noted is None or result is None:
+        noted: Any = dict(report.user_properties).get(PROPERTY)
+        result = None if noted is None else self.tally.results.get(noted["id"])
+        if result is None:
             return
         if report.when == "call":
             result.outcome = Outcome(noted["outcome"])

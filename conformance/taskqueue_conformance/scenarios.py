@@ -15,7 +15,8 @@ from taskqueue_conformance.feature_files import CLAUSE_ID, Feature, FeatureError
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import NOON, Lab
 from taskqueue_conformance.requirements import REQUIREMENTS
-from taskqueue_conformance.steps import VOCABULARY
+from taskqueue_conformance.steps import VOCABULARY, counterexamples
+from taskqueue_conformance.steps.counterexamples import TwinWorld
 from taskqueue_conformance.steps.registry import BoundStep, StepError, Vocabulary
 from taskqueue_conformance.steps.world import Clock, World
 from taskqueue_conformance.violation import Violation, shown
@@ -43,6 +44,8 @@ def features_folder() -> Path:
 def load(paths: Iterable[Path], vocabulary: Vocabulary = VOCABULARY) -> list[Check]:
     """Return a check for every scenario in ``paths``: feature files, or folders of them in alphabetical order.
 
+    A scenario with the tag ``@counterexample`` is written in phrases of its own, which the layer model prints.
+
     Raises:
         FeatureError: A file is no Gherkin, a step is undefined or ambiguous or has values that make no sense, or two
             scenarios would get one id. Names the file and the line.
@@ -63,6 +66,9 @@ def _check(feature: Feature, scenario: Scenario, vocabulary: Vocabulary) -> Chec
     # Fit for a command line in double quotes.
     case = ",".join(f"{name}={value}" for name, value in scenario.case.items())
     case = case.replace('"', "").replace(", ", ",").replace(" ", "-")
+    world: type[World | TwinWorld] = World
+    if counterexamples.TAG in scenario.tags:
+        vocabulary, world = counterexamples.COUNTEREXAMPLES, counterexamples.TwinWorld
     return Check(
         id=f"scenarios/{requirement}/{_slug(scenario.title)}" + (f"[{case}]" if case else ""),
         layer="scenarios",
@@ -70,7 +76,7 @@ def _check(feature: Feature, scenario: Scenario, vocabulary: Vocabulary) -> Chec
         title=f"{feature.title} / {scenario.title}" + (f" ({case})" if case else ""),
         needs=frozenset(tag.removeprefix(_NEEDS) for tag in scenario.tags if tag.startswith(_NEEDS)),
         look=None,
-        run=_Run(scenario, tuple(_bind(scenario, step, vocabulary) for step in scenario.steps)),
+        run=_Run(scenario, tuple(_bind(scenario, step, vocabulary) for step in scenario.steps), world),
         clauses=tuple(tag for tag in scenario.tags if CLAUSE_ID.fullmatch(tag)),
         steps=tuple(map(str, scenario.steps)),
     )
@@ -93,6 +99,7 @@ class _Run:
 
     scenario: Scenario
     bound: tuple[BoundStep, ...]
+    world: type[World | TwinWorld]
 
     async def __call__(self, lab: Lab) -> None:
         """Run the steps in order under frozen time, and note for the report what became of each."""
@@ -102,14 +109,14 @@ class _Run:
         ]
         lab.notes["steps"] = notes
         with _frozen(lab.harness) as clock:
-            world = World(lab, clock)
+            world = self.world(lab, clock)
             try:
                 for number, step in enumerate(self.scenario.steps):
                     await self._run_step(number, step, world, notes[number])
             finally:
                 world.close()
 
-    async def _run_step(self, number: int, step: Step, world: World, note: dict[str, Any]) -> None:
+    async def _run_step(self, number: int, step: Step, world: World | TwinWorld, note: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         note["outcome"] = "failed"
@@ -122,7 +129,7 @@ class _Run:
         finally:
             note["duration_s"] = round(loop.time() - begun, 6)
 
-    async def _guarded(self, number: int, world: World) -> None:
+    async def _guarded(self, number: int, world: World | TwinWorld) -> None:
         following = self.bound[number + 1 : number + 2]
         timer = asyncio.timeout(STEP_LIMIT_S)
         try:

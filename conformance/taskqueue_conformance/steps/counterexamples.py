@@ -3,13 +3,12 @@
 They are no part of the features' vocabulary: nobody is meant to write them by hand.
 """
 
-from collections.abc import Mapping, Sequence
+import re
 from datetime import datetime
 from typing import Final
 
 from taskqueue import Failure
-from taskqueue_conformance.lab import Lab, new_failure
-from taskqueue_conformance.machine import moved_task
+from taskqueue_conformance.lab import Lab, moved_task, new_failure
 from taskqueue_conformance.steps.parameters import instant
 from taskqueue_conformance.steps.registry import Vocabulary
 from taskqueue_conformance.twin import Twin
@@ -19,7 +18,11 @@ TAG: Final = "counterexample"
 COUNTEREXAMPLES: Final = Vocabulary()
 """The phrases."""
 
-_Table = Sequence[Mapping[str, str]]
+_TASK: Final = re.compile(
+    r'"(?P<id>[^"]*)" \(enqueued (?P<enqueued>[^,]*), available (?P<available>[^,]*), '
+    r"budget (?P<budget>\d+), attempts (?P<attempts>\d+)\)"
+)
+_CLAIM: Final = re.compile(r'attempt (?P<attempt>\d+) of task "(?P<id>[^"]*)"')
 
 
 class TwinWorld:
@@ -44,18 +47,18 @@ async def _empty_store(world: TwinWorld) -> None:
     await world.twin.connect()
 
 
-@COUNTEREXAMPLES.when("handle {word} enqueues")
-async def _enqueue(world: TwinWorld, handle: str, table: _Table) -> None:
-    """Enqueues the rows in one call."""
+@COUNTEREXAMPLES.when("handle {word} enqueues {}")
+async def _enqueue(world: TwinWorld, handle: str, written: str) -> None:
+    """Enqueues the tasks in one call."""
     tasks = [
         moved_task(
             row["id"],
-            enqueued_at=instant(row["enqueued at"]),
-            available_at=instant(row["available at"]),
+            enqueued_at=instant(row["enqueued"]),
+            available_at=instant(row["available"]),
             max_retries=int(row["budget"]),
             attempts=int(row["attempts"]),
         )
-        for row in table
+        for row in _TASK.finditer(written)
     ]
     await world.twin.enqueue(handle, tasks)
 
@@ -110,10 +113,11 @@ async def _cancel(world: TwinWorld, now: datetime, handle: str, task_id: str) ->
     await world.twin.cancel(handle, task_id, now=now)
 
 
-@COUNTEREXAMPLES.when("handle {word} extends until {instant}")
-async def _extend(world: TwinWorld, handle: str, lease: datetime, table: _Table) -> None:
-    """Extends the claims of the rows in one call."""
-    await world.twin.extend(handle, [(row["task"], int(row["attempt"])) for row in table], lease_expires_at=lease)
+@COUNTEREXAMPLES.when("handle {word} extends until {instant} {}")
+async def _extend(world: TwinWorld, handle: str, lease: datetime, written: str) -> None:
+    """Extends the claims in one call."""
+    claims = [(claim["id"], int(claim["attempt"])) for claim in _CLAIM.finditer(written)]
+    await world.twin.extend(handle, claims, lease_expires_at=lease)
 
 
 @COUNTEREXAMPLES.when("at {instant} handle {word} lists up to {int} expired leases")
