@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from taskqueue import Failure
-from taskqueue_conformance.lab import Lab, moved_task, new_failure
+from taskqueue_conformance.lab import NOON, Lab, moved_task, new_failure
 from taskqueue_conformance.steps.parameters import instant
 from taskqueue_conformance.steps.registry import Vocabulary
 from taskqueue_conformance.twin import Twin
@@ -53,8 +53,8 @@ async def _enqueue(world: TwinWorld, handle: str, written: str) -> None:
     tasks = [
         moved_task(
             row["id"],
-            enqueued_at=instant(row["enqueued"]),
-            available_at=instant(row["available"]),
+            enqueued_at=plain_instant(row["enqueued"]),
+            available_at=plain_instant(row["available"]),
             max_retries=int(row["budget"]),
             attempts=int(row["attempts"]),
         )
@@ -142,6 +142,11 @@ async def _reopen(world: TwinWorld, handle: str) -> None:
 async def _as_the_model_has_it(world: TwinWorld) -> None:
     """Says what every step before it has looked at already, and looks once more."""
     await world.twin.compare()
+
+
+def plain_instant(text: str) -> datetime:
+    """Return the instant in ``text`` as a plain datetime: under frozen time, parsing gives freezegun's own kind."""
+    return NOON + (instant(text) - NOON)
 
 
 def lost(attempt: int, now: datetime, retry_at: datetime | None) -> Failure:
