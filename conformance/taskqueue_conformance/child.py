@@ -183,23 +183,25 @@ class _Puppet:
         """Make calls one after the other."""
         return [await call.on(self._backend) for call in calls]
 
+    async def together(self, calls: Sequence[Call]) -> list[Any]:
+        """Make calls side by side; an exception stands in the place of an answer."""
+        answers = await asyncio.gather(*(call.on(self._backend) for call in calls), return_exceptions=True)
+        return [Raised(type(a).__name__, str(a)) if isinstance(a, BaseException) else a for a in answers]
+
     async def look(self) -> Seen:
         """Read everything."""
         return await look(self._backend)
 
-    async def suffer(self, call: Call, fatal: int | None, last: bool) -> Acknowledged:  # noqa: FBT001 - it travels by position
-        """Make a call and be killed at its ``fatal``-th callback, or, if ``last``, as soon as it has come back."""
+    async def suffer(self, call: Call, fatal: int | None) -> Acknowledged:
+        """Make a call and die: just before its ``fatal``-th callback, or else as soon as the call has returned."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ThreatenedLoop)  # noqa: S101 - puppet() made it
         self._channel.send("begun")
         began = time.perf_counter()
         loop.threaten(fatal)
         await call.on(self._backend)
-        done = Acknowledged(loop.relent(), time.perf_counter() - began)
-        if last:
-            self._channel.send(done)
-            die()
-        return done
+        self._channel.send(Acknowledged(loop.relent(), time.perf_counter() - began))
+        die()
 
 
 def warm_up(harness: Harness, channel: Connection, store: str) -> None:

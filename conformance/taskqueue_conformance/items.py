@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pytest
 
-from taskqueue_conformance.check import Check
+from taskqueue_conformance.check import Check, NotVerified
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.requirements import REQUIREMENTS
@@ -35,10 +35,6 @@ _OUR_FOLDER = str(Path(__file__).parent)
 
 class OutdatedDeviation(AssertionError):
     """A check passed that the harness declares a known deviation."""
-
-
-class NotVerified(Exception):
-    """A check could not be decided here. The message says why."""
 
 
 class Layer(pytest.Collector):
@@ -95,7 +91,8 @@ class CheckItem(pytest.Item):
             self._note(Outcome.NOT_CLAIMED, f"needs {', '.join(lacking)}, which the harness disclaims")
             pytest.skip(f"not claimed: {', '.join(lacking)}")
         deviation = harness.deviations.get(self.check.id)
-        self.lab = Lab(harness, rng=random.Random(f"{self.layer.seed}/{self.check.id}"))  # noqa: S311 - repeatable on purpose
+        rng = random.Random(f"{self.layer.seed}/{self.check.id}")  # noqa: S311 - repeatable on purpose
+        self.lab = Lab(harness, rng=rng, target=self.layer.target)
         try:
             with _hard_limit(HARD_LIMIT_S), asyncio.Runner() as runner:
                 runner.run(self._run(self.lab))

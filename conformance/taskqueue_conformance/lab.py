@@ -12,7 +12,6 @@ from taskqueue import Backend, Failure, StaleClaim, Task
 from taskqueue_conformance import blame
 from taskqueue_conformance.children import Child, fork_server
 from taskqueue_conformance.effort import DEFAULT, Effort
-from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.subject import Journal, Subject
 from taskqueue_conformance.violation import Violation, expect_equal, expect_refused, expect_task
@@ -31,7 +30,6 @@ class Lab:
     Attributes:
         harness: How the backend under test is made.
         rng: What a check draws at random comes from here, so that a seed repeats it.
-        effort: How much the random layers do.
         target: What ``--conformance`` was given, by which child processes find the backend; None if there is no such.
         effort: How much the random layers do.
         store: The name of this check's own store.

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pytest
 
-from taskqueue_conformance import report, terminal
+from taskqueue_conformance import children, report, terminal
 from taskqueue_conformance.check import Check
 from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, Harness
 from taskqueue_conformance.items import PROPERTY, SUITE, Layer
@@ -175,7 +175,8 @@ class ConformanceRun:
             terminal.write_verdict(terminalreporter, self.info(), self.tally, self.report_path)
 
     def pytest_unconfigure(self) -> None:
-        """Let the harness clean up."""
+        """End the processes that forked children, and let the harness clean up."""
+        children.stop_servers()
         if not self.worker:
             self.harness.stop()
 

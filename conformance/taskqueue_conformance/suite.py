@@ -10,7 +10,9 @@ from taskqueue_conformance.check import CHECKS, Check
 
 SUITE_VERSION: Final = "1"
 """The version of the set of required checks."""
-LAYERS: Final = ("scenarios", "edges", "model")
+LAYERS: Final = (
+    "scenarios", "edges", "model", "schedules", "interruptions", "processes", "kills", "hygiene",
+)  # fmt: skip
 """The layers in the order in which they run."""
 
 
