@@ -111,7 +111,7 @@ def test_a_correct_backend_passes_with_any_seed(run: Callable[..., Any]) -> None
 def test_the_same_seed_finds_the_same_counterexample(run: Callable[..., Any]) -> None:
     texts = set()
     for _ in range(2):
-        violation = find(run, ClampsRetries, seed=5)
+        violation = find(run, ClampsRetries, seed=0)
         assert isinstance(violation, Violation)
         texts.add(violation.counterexample)
     assert len(texts) == 1
