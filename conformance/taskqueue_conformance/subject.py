@@ -197,6 +197,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "id": str, "payload": bytes, "max_retries": int, "status": TaskStatus, "attempts": int,
     "value": (bytes, type(None)), "failures": tuple,
 }  # fmt: skip
+_KEPT_BY: Mapping[str, str] = {"id": "P1", "payload": "P1", "value": "V1"}
 
 
 def _task(method: str, task: object) -> Task:
@@ -205,7 +206,13 @@ def _task(method: str, task: object) -> Task:
     for name, kind in _TYPES.items():
         value = getattr(task, name)
         if not isinstance(value, kind):
-            raise _shape(method, f"a task whose {name} is {_named(kind)}", f"{type(value).__name__} {shown(value)}")
+            raise Violation(
+                f"the answer of {method}()",
+                expected=f"a task whose {name} is {_named(kind)}",
+                actual=f"{type(value).__name__} {shown(value)}",
+                breaks=_KEPT_BY.get(name),
+                look=f"{method}: what it returns",
+            )
     for name in _INSTANTS:
         value = getattr(task, name)
         if value is not None:

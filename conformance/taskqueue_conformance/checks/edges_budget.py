@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from taskqueue import Backend, Failure, Task, TaskStatus
@@ -390,7 +391,7 @@ async def nobody_sees_the_middle_of_a_failure(lab: Lab) -> None:
             expected = after_fail(task, failure)
             held, (failed, seen) = await overlap(
                 backend.fail(task.id, 1, failure),
-                lambda task=task: other.get(task.id),  # type: ignore[misc]  # a lambda with a default
+                partial(other.get, task.id),
                 after=after,
             )
             _expect_outcome("the task that fail returned", failed, expected)

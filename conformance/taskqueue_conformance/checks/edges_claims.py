@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from taskqueue import Backend, Task, TaskStatus
@@ -80,13 +81,12 @@ async def _running(backend: Backend) -> None:
 
 
 async def _ended(backend: Backend) -> None:
-    await backend.enqueue([new_task(f"ahead {n}", available_at=NOON - HOUR, max_retries=0) for n in range(120)])
-    await claim(backend, limit=90)
-    for n in range(0, 30, 2):
-        await asyncio.gather(*(backend.cancel(f"ahead {m}", now=NOON) for m in range(n, n + 2)))
-    await outcomes(*(backend.complete(f"ahead {n}", 1, value=b"", now=NOON) for n in range(30, 60)))
-    await outcomes(*(backend.fail(f"ahead {n}", 1, new_failure()) for n in range(60, 90)))
-    await outcomes(*(backend.cancel(f"ahead {n}", now=NOON) for n in range(90, 120)))
+    names = [f"ahead {n}" for n in range(120)]
+    await backend.enqueue([new_task(name, available_at=NOON - HOUR, max_retries=0) for name in names])
+    claimed = ids(await claim(backend, limit=90))
+    await outcomes(*(backend.complete(name, 1, value=b"", now=NOON) for name in claimed[:30]))
+    await outcomes(*(backend.fail(name, 1, new_failure()) for name in claimed[30:60]))
+    await outcomes(*(backend.cancel(name, now=NOON) for name in [*claimed[60:], *({*names} - {*claimed})]))
 
 
 async def _retried(backend: Backend) -> None:
@@ -274,7 +274,7 @@ async def a_claim_held_up_shares_no_task(lab: Lab) -> None:
         tasks = [new_task(f"{after}-{number}", available_at=NOON - SECOND) for number in range(3)]
         await first.enqueue(tasks)
         held, answers = await overlap(
-            claim(first, limit=2), lambda: claim(second, limit=2), lambda: claim(third, limit=9), after=after
+            claim(first, limit=2), partial(claim, second, limit=2), partial(claim, third, limit=9), after=after
         )
         answers.append(await claim(second, limit=100))
         _expect_each_once([task for answer in answers for task in answer], tasks)
@@ -295,17 +295,21 @@ def _cancel(backend: Backend, task: Task) -> Coroutine[Any, Any, Any]:
     return backend.cancel(task.id, now=NOON)
 
 
+_RETRIED: Final = new_failure(retry_at=NOON + HOUR)
+_GIVEN_UP: Final = new_failure(error="RuntimeError: gave up")
+_LOST: Final = new_failure(error="the lease ran out", traceback=None, failed_at=NOON + HOUR, retry_at=NOON + 2 * HOUR)
+
+
 def _retry(backend: Backend, task: Task) -> Coroutine[Any, Any, Any]:
-    return backend.fail(task.id, 1, new_failure(retry_at=NOON + HOUR))
+    return backend.fail(task.id, 1, _RETRIED)
 
 
 def _give_up(backend: Backend, task: Task) -> Coroutine[Any, Any, Any]:
-    return backend.fail(task.id, 1, new_failure(error="RuntimeError: gave up"))
+    return backend.fail(task.id, 1, _GIVEN_UP)
 
 
 def _recover(backend: Backend, task: Task) -> Coroutine[Any, Any, Any]:
-    failure = new_failure(error="the lease ran out", traceback=None, failed_at=NOON + HOUR, retry_at=NOON + HOUR)
-    return backend.fail(task.id, 1, failure, if_expired=True)
+    return backend.fail(task.id, 1, _LOST, if_expired=True)
 
 
 def _written(step: Race, task: Task) -> Task:
@@ -313,12 +317,7 @@ def _written(step: Race, task: Task) -> Task:
         return after_complete(task, value=b"completed")
     if step is _cancel:
         return after_cancel(task)
-    failure = {
-        _retry: new_failure(retry_at=NOON + HOUR),
-        _give_up: new_failure(error="RuntimeError: gave up"),
-        _recover: new_failure(error="the lease ran out", traceback=None, failed_at=NOON + HOUR, retry_at=NOON + HOUR),
-    }[step]
-    return after_fail(task, failure)
+    return after_fail(task, _RETRIED if step is _retry else _GIVEN_UP if step is _give_up else _LOST)
 
 
 RACES: Final = {
@@ -346,7 +345,7 @@ async def one_outcome_wins(lab: Lab, race: tuple[Race, Race]) -> None:
     first, second = race
     for after in range(1, MAX_STEPS + 1):
         (task,) = await lab.running(one, new_task(f"{after}", available_at=NOON - SECOND))
-        held, answers = await overlap(first(one, task), lambda task=task: second(two, task), after=after)  # type: ignore[misc]  # a lambda with a default
+        held, answers = await overlap(first(one, task), partial(second, two, task), after=after)
         _expect_one_winner(race, answers)
         won = [_written(step, task) for step, answer in zip(race, answers, strict=True) if not _refused(answer)]
         expect_task("the task after the race", await two.get(task.id), won[0], breaks="L1")
@@ -377,13 +376,11 @@ async def claim_and_cancel_agree(lab: Lab) -> None:
         for after in range(1, MAX_STEPS + 1):
             task = new_task(f"{claim_first} {after}", available_at=NOON - SECOND)
             await lab.put(one, task)
-            calls = [lambda: claim(one, limit=9), lambda task=task: two.cancel(task.id, now=NOON)]  # type: ignore[misc]  # a lambda with a default
-            if not claim_first:
-                calls.reverse()
-            held, answers = await overlap(calls[0](), calls[1], after=after)  # type: ignore[arg-type]  # both are coroutines
-            if not claim_first:
-                answers.reverse()
-            claimed, cancelled = answers
+            calls: list[Callable[[], Coroutine[Any, Any, Any]]]
+            calls = [partial(claim, one, limit=9), partial(two.cancel, task.id, now=NOON)]
+            first, second = calls if claim_first else reversed(calls)
+            held, answers = await overlap(first(), second, after=after)
+            claimed, cancelled = answers if claim_first else reversed(answers)
             expect(
                 "cancel, of a task that had not ended", cancelled is True, expected=True, actual=cancelled, breaks="L1"
             )
@@ -401,7 +398,7 @@ async def retry_and_claim_agree(lab: Lab) -> None:
     for after in range(1, MAX_STEPS + 1):
         (task,) = await lab.running(one, new_task(f"{after}", available_at=NOON - SECOND))
         held, answers = await overlap(
-            one.fail(task.id, 1, failure), lambda: claim(two, limit=9), lambda: claim(three, limit=9), after=after
+            one.fail(task.id, 1, failure), partial(claim, two, limit=9), partial(claim, three, limit=9), after=after
         )
         failed, *claims = answers
         expect_task("the task that fail returned", failed, after_fail(task, failure), breaks="R2")
@@ -424,7 +421,7 @@ async def extend_and_an_outcome_agree(lab: Lab) -> None:
             (task,) = await lab.running(one, new_task(f"{name} {after}", available_at=NOON - SECOND))
             held, answers = await overlap(
                 one.extend([(task.id, 1)], lease_expires_at=NOON + HOUR),
-                lambda step=step, task=task: step(two, task),  # type: ignore[misc]  # a lambda with defaults
+                partial(step, two, task),
                 after=after,
             )
             if isinstance(answers[1], BaseException):
@@ -721,7 +718,7 @@ async def a_reused_id_stands_at_the_end(lab: Lab) -> None:
 @check("C3", "No valid record stops a claim", look="claim: anything that raises on what it reads")
 async def no_record_stops_a_claim(lab: Lab) -> None:
     backend = await lab.handle()
-    past = new_failure(1, error="\x01\u2028\U0001f600 %s {0}", traceback="", retry_at=END_OF_TIME, failed_at=EPOCH)
+    past = new_failure(1, retry_at=END_OF_TIME, failed_at=EPOCH)
     odd = [
         *(new_task(f"payload {name}", payload=blob) for name, blob in BLOBS.items()),
         new_task("\U0001f600/../%_\n'\""),

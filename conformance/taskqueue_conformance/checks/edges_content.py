@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from taskqueue import Backend, Task, TaskExists, TaskStatus
@@ -166,10 +167,10 @@ async def ids_are_compared_byte_by_byte(lab: Lab, family: Sequence[str]) -> None
         expect_equal(f"get({task.id!r}) before it was enqueued", await backend.get(task.id), None, breaks="P1")
         try:
             await backend.enqueue([task])
-        except TaskExists as refused:
+        except TaskExists as clash:
             raise Violation(
-                f"enqueue of {task.id!r}", expected="a new task", actual=f"TaskExists: {refused}", breaks="P1"
-            ) from refused
+                f"enqueue of {task.id!r}", expected="a new task", actual=f"TaskExists: {clash}", breaks="P1"
+            ) from clash
         await lab.expect_stored(backend, task, when="after enqueue")
     refused = await expect_refused("enqueue of all of them again", other.enqueue(tasks), TaskExists, breaks="L1")
     expect_equal("TaskExists.task_ids", sorted(refused.task_ids), sorted(family), breaks="L1")
@@ -184,7 +185,7 @@ async def ids_are_compared_byte_by_byte(lab: Lab, family: Sequence[str]) -> None
             await backend.complete(task.id, 1, value=task.payload, now=NOON)
             expected.append(after_complete(running, value=task.payload))
         elif number % 3 == 1:
-            failure = new_failure(error=f"of {task.id}")
+            failure = new_failure(error=f"of task {number}")
             await backend.fail(task.id, 1, failure)
             expected.append(after_fail(running, failure))
         else:
@@ -260,7 +261,7 @@ async def nobody_sees_a_success_without_its_value(lab: Lab) -> None:
         (task,) = await lab.running(backend, new_task(f"{after}", available_at=PAST))
         held, (_, seen) = await overlap(
             backend.complete(task.id, 1, value=b"the value", now=NOON),
-            lambda task=task: other.get(task.id),  # type: ignore[misc]  # a lambda with a default
+            partial(other.get, task.id),
             after=after,
         )
         expected = after_complete(task, value=b"the value")
