@@ -6,27 +6,17 @@ from datetime import datetime
 from typing import Any
 
 from taskqueue import Failure, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
+from taskqueue_conformance.blame import by_difference
 from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.model import Model
 from taskqueue_conformance.subject import Subject
-from taskqueue_conformance.violation import Violation, differing_fields, expect, expect_equal, shown
+from taskqueue_conformance.violation import Violation, expect, expect_equal, shown
 
 HANDLES = ("A", "B")
 """The names of the two handles."""
 
 _PAGE = 7
 _REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
-_FIELDS = {
-    "payload": "P1",
-    "enqueued_at": "E3",
-    "available_at": "E3",
-    "started_at": "E3",
-    "lease_expires_at": "E3",
-    "finished_at": "E3",
-    "value": "V1",
-    "failures": "V2",
-    "attempts": "R1",
-}
 
 
 class Twin:
@@ -203,10 +193,7 @@ async def _list_all(handle: Subject) -> list[Task]:
 
 
 def _compare_task(what: str, actual: object, expected: Task, breaks: str) -> None:
-    names = differing_fields(expected, actual)
-    if len(names) == 1 and None not in (getattr(actual, names[0]), getattr(expected, names[0])):
-        breaks = _FIELDS.get(names[0], breaks)
-    expect_equal(what, actual, expected, breaks=breaks)
+    expect_equal(what, actual, expected, breaks=by_difference(expected, actual) or breaks)
 
 
 async def _expect_refusal(method: str, call: Awaitable[Any], wanted: Exception) -> None:
