@@ -25,6 +25,7 @@ class Check:
         run: What to await with the lab.
         clauses: The ids of the specification's clauses that it proves, for a scenario.
         steps: The texts of its steps, for a scenario.
+        limit_s: How long it may take, in seconds, even where it blocks the event loop.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Check:
     run: Callable[[Any], Awaitable[None]]
     clauses: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    limit_s: float = 120
 
     @property
     def name(self) -> str:

@@ -43,3 +43,16 @@ DEFAULT: Final = Effort(
     cycles=200,
 )
 """What a verdict rests on."""
+
+QUICK: Final = Effort(
+    examples=15,
+    schedules=4,
+    cancel_points=4,
+    disturbances=6,
+    kill_callbacks=2,
+    kill_delays=1,
+    kill_retries=4,
+    raced_tasks=40,
+    cycles=40,
+)
+"""What the inner loop of an author can wait for; too little for a verdict."""

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from typing import Any, Self
 import pytest
 
 from taskqueue_conformance.check import Check, NotVerified
+from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.requirements import REQUIREMENTS
@@ -26,8 +28,6 @@ PROPERTY = "taskqueue_conformance"
 """The key in an item's ``user_properties`` under which its result travels to the verdict."""
 SUITE = "conformance"
 """What the node ids of the suite begin with."""
-HARD_LIMIT_S = 120
-"""How long one check may take, in seconds, even where it blocks the event loop."""
 
 _FRAMES = 6
 _OUR_FOLDER = str(Path(__file__).parent)
@@ -37,30 +37,40 @@ class OutdatedDeviation(AssertionError):
     """A check passed that the harness declares a known deviation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all checks of a run share.
+
+    Attributes:
+        harness: How backends are made.
+        target: What ``--conformance`` was given.
+        seed: The seed of what is drawn at random.
+        effort: How much the random layers do.
+    """
+
+    harness: Harness
+    target: str
+    seed: int
+    effort: Effort = DEFAULT
+
+    def lab(self, check: Check) -> Lab:
+        """Return surroundings for one run of a check; the seed decides about all that is drawn in there."""
+        rng = random.Random(f"{self.seed}/{check.id}")  # noqa: S311 - repeatable on purpose
+        return Lab(self.harness, rng=rng, target=self.target, effort=self.effort)
+
+
 class Layer(pytest.Collector):
     """The checks of one layer."""
 
-    def __init__(self, *, checks: list[Check], harness: Harness, target: str, seed: int, **rest: Any) -> None:
+    def __init__(self, *, checks: list[Check], setting: Setting, **rest: Any) -> None:
         super().__init__(**rest)
         self.checks = checks
-        self.harness = harness
-        self.target = target
-        self.seed = seed
+        self.setting = setting
 
     @classmethod
-    def make(
-        cls, parent: pytest.Collector, name: str, *, checks: list[Check], harness: Harness, target: str, seed: int
-    ) -> Self:
+    def make(cls, parent: pytest.Collector, name: str, *, checks: list[Check], setting: Setting) -> Self:
         """Return the layer ``name`` below ``parent``."""
-        layer: Self = cls.from_parent(
-            parent,
-            name=name,
-            nodeid=f"{SUITE}/{name}",
-            checks=checks,
-            harness=harness,
-            target=target,
-            seed=seed,
-        )
+        layer: Self = cls.from_parent(parent, name=name, nodeid=f"{SUITE}/{name}", checks=checks, setting=setting)
         return layer
 
     def collect(self) -> Iterator[pytest.Item]:
@@ -85,16 +95,16 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the check, and note its result for the verdict."""
-        harness = self.layer.harness
+        setting = self.layer.setting
+        harness = setting.harness
         lacking = sorted(self.check.needs - harness.capabilities)
         if lacking:
             self._note(Outcome.NOT_CLAIMED, f"needs {', '.join(lacking)}, which the harness disclaims")
             pytest.skip(f"not claimed: {', '.join(lacking)}")
         deviation = harness.deviations.get(self.check.id)
-        rng = random.Random(f"{self.layer.seed}/{self.check.id}")  # noqa: S311 - repeatable on purpose
-        self.lab = Lab(harness, rng=rng, target=self.layer.target)
+        self.lab = setting.lab(self.check)
         try:
-            with _hard_limit(HARD_LIMIT_S), asyncio.Runner() as runner:
+            with _hard_limit(self.check.limit_s), asyncio.Runner() as runner:
                 runner.run(self._run(self.lab))
             if deviation is not None:
                 raise OutdatedDeviation(deviation)  # noqa: TRY301 - it is noted below like any other finding
@@ -150,10 +160,10 @@ class CheckItem(pytest.Item):
             ("expected", expected),
             ("actual", actual),
             ("look at", look),
-            ("deviation", self.layer.harness.deviations.get(check.id, "")),
+            ("deviation", self.layer.setting.harness.deviations.get(check.id, "")),
             ("raised at", "" if isinstance(error, Violation) else _place(error)),
             ("calls", "\n".join(self.lab.journal.calls) if self.lab is not None else ""),
-            ("repeat", f'pytest --conformance={self.layer.target} "{self.nodeid}"'),
+            ("repeat", f'pytest --conformance={self.layer.setting.target} "{self.nodeid}"'),
         ]
         lines = [f"{requirement.id}: {requirement.title}"]
         for label, text in rows:
@@ -161,7 +171,7 @@ class CheckItem(pytest.Item):
                 lines.append(f"  {label if number == 0 else '':<10}{line}")
         if isinstance(error, Violation) and error.counterexample is not None:
             lines += ["", "  As a scenario; saved to found.feature, it runs by itself: "]
-            lines[-1] += f"pytest --conformance={self.layer.target} found.feature"
+            lines[-1] += f"pytest --conformance={self.layer.setting.target} found.feature"
             lines += ["", error.counterexample.rstrip()]
         return "\n".join(lines)
 
@@ -185,7 +195,7 @@ def _place(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _hard_limit(seconds: int) -> Iterator[None]:
+def _hard_limit(seconds: float) -> Iterator[None]:
     """Raise a violation after ``seconds`` even where a backend blocks the event loop, if the platform can."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -195,7 +205,7 @@ def _hard_limit(seconds: int) -> Iterator[None]:
         raise Violation(
             "the whole check",
             expected="an end",
-            actual=f"none within {seconds} s: a call hangs, or blocks the event loop",
+            actual=f"none within {seconds:g} s: a call hangs, or blocks the event loop",
             look="the last of the calls below, and locks that nobody releases",
         )
 

@@ -28,6 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="the seed of what the suite draws at random (default: %(default)s)",
     )
+    group.addoption(
+        "--conformance-profile",
+        choices=("default", "quick", "soak"),
+        default="default",
+        help="how much to run: default is what a verdict rests on; quick is for the inner loop and never ends in "
+        "CONFORMANT; soak goes on with new seeds for --conformance-minutes",
+    )
+    group.addoption(
+        "--conformance-minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="how long the profile soak looks for counterexamples with new seeds (default: %(default)s)",
+    )
     parser.addini("conformance_backend", "the target of --conformance without a value", default="")
 
 

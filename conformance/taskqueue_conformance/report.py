@@ -26,6 +26,7 @@ class RunInfo:
         capabilities: What the harness claims, sorted.
         not_claimed: What it disclaims, sorted.
         seed: The seed of what was drawn at random.
+        profile: How much was to run.
         versions: The versions of Python, pytest and taskqueue-spec.
         duration_s: How long the run took, in seconds.
     """
@@ -35,6 +36,7 @@ class RunInfo:
     capabilities: list[str]
     not_claimed: list[str]
     seed: int
+    profile: str
     versions: dict[str, str]
     duration_s: float
 
@@ -51,8 +53,10 @@ def as_json(info: RunInfo, tally: Tally) -> dict[str, Any]:
         "not_claimed": info.not_claimed,
         "versions": info.versions,
         "verdict": tally.verdict,
+        "profile": info.profile,
         "seed": info.seed,
         "duration_s": round(info.duration_s, 3),
+        "done": tally.done(),
         "requirements": [
             {
                 "id": group.id,

@@ -1,5 +1,6 @@
 """One run of the suite inside pytest: from the target to the verdict."""
 
+import contextlib
 import os
 import platform
 import time
@@ -13,7 +14,8 @@ import pytest
 from taskqueue_conformance import children, report, terminal
 from taskqueue_conformance.check import Check
 from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, Harness
-from taskqueue_conformance.items import PROPERTY, SUITE, Layer
+from taskqueue_conformance.items import PROPERTY, SUITE, Layer, Setting
+from taskqueue_conformance.profiles import PROFILES, SOAK, soak_check
 from taskqueue_conformance.suite import LAYERS, required_checks
 from taskqueue_conformance.target import TargetError, preflight, resolve
 from taskqueue_conformance.verdict import Outcome, Tally, Verdict
@@ -36,7 +38,13 @@ class ConformanceRun:
         self.selection = selection
         self.worker = hasattr(config, "workerinput")
         self.backend_class = ""
-        self.checks = required_checks()
+        self.profile = PROFILES[config.getoption("conformance_profile")]
+        self.setting = Setting(harness, target, config.getoption("conformance_seed"), self.profile.effort)
+        self.checks = dict(required_checks())
+        if self.profile.name == SOAK:
+            minutes: float = config.getoption("conformance_minutes")
+            soak = soak_check(self.checks, self.setting, minutes=minutes, progress=self._show_progress)
+            self.checks[soak.id] = soak
         self.tally = Tally(self.checks)
         self.started = time.perf_counter()
         self.report_path: Path | None = None
@@ -102,7 +110,7 @@ class ConformanceRun:
         """Put the suite in place of what the session would collect from the file system."""
         if not (self.selection and isinstance(collector, pytest.Session)):
             return None
-        layers = [self._layer(collector, name) for name in LAYERS]
+        layers = [self._layer(collector, name) for name in (*LAYERS, SOAK)]
         return pytest.CollectReport(collector.nodeid, "passed", None, [layer for layer in layers if layer.checks])
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -124,9 +132,7 @@ class ConformanceRun:
             path=file_path,
             nodeid=os.path.relpath(file_path, self.config.rootpath).replace(os.sep, "/"),
             checks=checks,
-            harness=self.harness,
-            target=self.target,
-            seed=self.seed,
+            setting=self.setting,
         )
         return layer
 
@@ -137,7 +143,8 @@ class ConformanceRun:
     def pytest_report_header(self) -> str:
         """Say what is tested."""
         what = "" if self.selection else "; paths were given, so the suite does not run and there will be no verdict"
-        return f"conformance: {self.target} ({self.backend_class}), seed {self.seed}{what}"
+        profile = "" if self.profile.name == "default" else f", profile {self.profile.name}"
+        return f"conformance: {self.target} ({self.backend_class}), seed {self.setting.seed}{profile}{what}"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of a check's result."""
@@ -181,12 +188,6 @@ class ConformanceRun:
             self.harness.stop()
 
     @property
-    def seed(self) -> int:
-        """The seed of what is drawn at random."""
-        seed: int = self.config.getoption("conformance_seed")
-        return seed
-
-    @property
     def gives_verdict(self) -> bool:
         """Whether the suite was to run at all."""
         return bool(self.selection) and not self.config.getoption("collectonly")
@@ -198,7 +199,8 @@ class ConformanceRun:
             backend_class=self.backend_class,
             capabilities=sorted(self.harness.capabilities),
             not_claimed=sorted(DEFAULT_CAPABILITIES - self.harness.capabilities),
-            seed=self.seed,
+            seed=self.setting.seed,
+            profile=self.profile.name,
             versions={
                 "python": platform.python_version(),
                 "pytest": pytest.__version__,
@@ -208,8 +210,20 @@ class ConformanceRun:
         )
 
     def _layer(self, session: pytest.Session, name: str) -> Layer:
-        checks = [check for check in self.checks.values() if check.layer == name and self._selected(check)]
-        return Layer.make(session, name, checks=checks, harness=self.harness, target=self.target, seed=self.seed)
+        wanted = [check for check in self.checks.values() if check.layer == name and self._selected(check)]
+        checks = [check for check in wanted if self.profile.wants(check, self.checks)]
+        return Layer.make(session, name, checks=checks, setting=self.setting)
+
+    def _show_progress(self, line: str) -> None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None or self.worker:
+            return
+        with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            if reporter.isatty:
+                reporter.rewrite(line, erase=True)
+            else:
+                reporter.line(line)
 
     def _selected(self, check: Check) -> bool:
         layer = f"{SUITE}/{check.layer}"

@@ -26,6 +26,10 @@ def write_verdict(reporter: pytest.TerminalReporter, info: RunInfo, tally: Tally
             if result.outcome is outcome:
                 reporter.line(f"{outcome}: {result.check.id}")
     reporter.line("")
+    for layer, numbers in tally.done().items():
+        reporter.line(
+            f"{layer}: " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in numbers.items())
+        )
     if report_path is not None:
         reporter.line(f"report: {report_path}")
     verdict = tally.verdict

@@ -123,6 +123,16 @@ class Tally:
         ]  # fmt: skip
         return [group for group in grouped if group.results or group.named_by]
 
+    def done(self) -> dict[str, dict[str, int]]:
+        """Return what the checks of each layer say that they did: numbers of examples, schedules, kills and so on."""
+        sums: dict[str, dict[str, int]] = {}
+        for result in self.results.values():
+            for name, number in result.notes.items():
+                if isinstance(number, int) and not isinstance(number, bool) and not name.startswith("required"):
+                    layer = sums.setdefault(result.check.layer, {})
+                    layer[name] = layer.get(name, 0) + number
+        return sums
+
     def count(self, outcome: Outcome) -> int:
         """How many checks had this outcome."""
         return sum(result.outcome is outcome for result in self.results.values())

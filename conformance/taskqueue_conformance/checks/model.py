@@ -1,10 +1,9 @@
 """The layer model: random calls, compared with the model of the contract after every step."""
 
-from taskqueue_conformance.check import check
+from taskqueue_conformance.check import NotVerified, check
 from taskqueue_conformance.lab import Lab
 
-EXAMPLES = 100
-"""How many random runs the default profile makes."""
+_STEPS_PER_EXAMPLE = 10
 
 
 @check(
@@ -16,4 +15,8 @@ async def agrees_with_the_model(lab: Lab) -> None:
     # Not before it is needed: it costs a quarter of a second to import.
     from taskqueue_conformance.machine import explore  # noqa: PLC0415
 
-    lab.notes.update(await explore(lab, examples=EXAMPLES, seed_number=lab.rng.getrandbits(32)))
+    examples = lab.effort.examples
+    did = await explore(lab, examples=examples, seed_number=lab.rng.getrandbits(32))
+    lab.notes.update(did)
+    if did["examples"] < examples or did["steps"] < _STEPS_PER_EXAMPLE * examples:
+        raise NotVerified(f"only {did['examples']} examples with {did['steps']} steps in all were made")
