@@ -214,6 +214,8 @@ def _forgotten(history: _History) -> Iterator[Contradiction]:
 def _changed(call: Call, task_id: str) -> bool:
     if call.method == "claim":
         return any(task.id == task_id for task in call.answer)
+    if call.method == "extend":
+        return any(each == task_id for each, _ in call.answer)
     return call.method in {"complete", "fail", "cancel"} and call.arguments["task_id"] == task_id and call.answer is not False
 
 

@@ -7,7 +7,7 @@ unfinished call is changing, and tasks that were enqueued by overlapping calls m
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -76,11 +76,19 @@ class _Store(Model):
     def __init__(self) -> None:
         super().__init__()
         self.origin: dict[str, tuple[Call, int]] = {}
+        self.gone: frozenset[str] = frozenset()
+
+    def forget(self, task_ids: Iterable[str]) -> None:
+        """Remember which tasks were removed, too."""
+        gone = [*task_ids]
+        super().forget(gone)
+        self.gone |= frozenset(gone)
 
     def copy(self) -> "_Store":
         other = _Store()
         other.stored = dict(self.stored)
         other.origin = dict(self.origin)
+        other.gone = self.gone
         return other
 
 
@@ -268,18 +276,18 @@ class _Search:
 
     def read_get(self, store: _Store, call: Call) -> None:
         task_id = call.arguments["task_id"]
-        _compare(task_id, call.answer, store.stored.get(task_id))
+        _compare(store, task_id, call.answer)
 
     def read_tasks(self, store: _Store, call: Call) -> None:
         page, cursor = call.answer
         status = call.arguments.get("status")
         listed = [task.id for task in page]
         for task in page:
-            _compare(task.id, task, store.stored.get(task.id))
+            _compare(store, task.id, task)
         if call.arguments.get("after") is None and cursor is None:
             for task in store.tasks(status):
                 if task.id not in listed:
-                    _compare(task.id, None, task)
+                    _compare(store, task.id, None)
         for first, second in combinations(listed, 2):
             if first == second or _enqueued_earlier(store, second, first):
                 raise Mismatch("LISTING", f"{second} before {first}")
@@ -369,11 +377,12 @@ def _purged(store: _Store, call: Call) -> Iterator[_Store]:
         yield after
 
 
-def _compare(task_id: str, got: Task | None, wanted: Task | None) -> None:
+def _compare(store: _Store, task_id: str, got: Task | None) -> None:
+    wanted = store.stored.get(task_id)
     if got == wanted:
         return
     if wanted is None:
-        raise Mismatch("G1", f"no task {task_id}")
+        raise Mismatch("G1" if task_id in store.gone else "L1", f"no task {task_id}")
     if got is None:
         raise Mismatch("D1", f"the task {task_id}")
     if got.status is not wanted.status:

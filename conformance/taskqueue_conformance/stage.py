@@ -12,7 +12,7 @@ from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.recording import Recorder
 from taskqueue_conformance.stepper import Stepper
 from taskqueue_conformance.subject import Subject
-from taskqueue_conformance.violation import Violation, expect_task
+from taskqueue_conformance.violation import Violation, expect_task, shown
 
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _AFTER_LAST: Final = datetime(9999, 1, 2, tzinfo=UTC)
@@ -105,7 +105,16 @@ class Stage:
         """Try to empty the store; a backend that cannot gets another one."""
         first = self.handles[0]
         listed, _ = await first.tasks(limit=1000)
-        await asyncio.gather(*(first.cancel(task.id, now=_LAST) for task in listed if not task.status.ended))
+        for answer in await asyncio.gather(
+            *(first.cancel(task.id, now=_LAST) for task in listed if not task.status.ended), return_exceptions=True
+        ):
+            if isinstance(answer, Exception):
+                raise Violation(
+                    "several cancels side by side on one handle",
+                    expected="an answer to each",
+                    actual=f"{type(answer).__name__}: {shown(str(answer))}",
+                    breaks="X1",
+                ) from answer
         if listed:
             await first.purge(finished_before=_AFTER_LAST, limit=1000)
         return not any((await first.counts()).values())

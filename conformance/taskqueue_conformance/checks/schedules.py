@@ -71,12 +71,17 @@ async def _extend(stage: Stage, handle: int, *task_ids: str, until: timedelta = 
     await stage.call(handle, "extend", [(task_id, 1) for task_id in task_ids], lease_expires_at=NOON + until)
 
 
+async def _recover(stage: Stage, handle: int, task_id: str, attempt: int = 1) -> None:
+    at = NOON + LEASE
+    failure = new_failure(attempt, error="the lease ran out", traceback=None, failed_at=at, retry_at=at)
+    await stage.call(handle, "fail", task_id, attempt, failure, if_expired=True)
+
+
 async def _recoverer(stage: Stage, handle: int) -> None:
     """Fail what has expired, and take it."""
     at = NOON + LEASE
     for task in await stage.call(handle, "expired", now=at, limit=10):
-        failure = new_failure(task.attempts, error="the lease ran out", traceback=None, failed_at=at, retry_at=at)
-        await stage.call(handle, "fail", task.id, task.attempts, failure, if_expired=True)
+        await _recover(stage, handle, task.id, task.attempts)
     for task in await stage.call(handle, "claim", now=at, limit=2, lease_expires_at=at + LEASE):
         await _complete(stage, handle, task.id, task.attempts)
 
@@ -161,6 +166,8 @@ async def outcomes_race(lab: Lab) -> None:
             _reader(stage, 0, "t1", "t1"),
             _cancel(stage, 1, "t2"),
         ]
+        if rng.random() < 0.5:
+            return _some(stage, actors, 2, 2, among=6)
         return _some(stage, actors, 3, 5)
 
     await _explore(lab, scene)
@@ -170,6 +177,8 @@ async def outcomes_race(lab: Lab) -> None:
 async def recovery_races_the_holder(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:
         await _running(stage, *_numbered(2))
+        if stage.rng.random() < 0.4:
+            return [_extend(stage, 0, "t1"), _recover(stage, 1, "t1")]
 
         async def holder() -> None:
             if stage.rng.random() < 0.6:
@@ -283,32 +292,35 @@ async def results_race_readers(lab: Lab) -> None:
     look="what calls on one handle share: a connection and its transaction, a lock, a batch",
 )
 async def one_handle_serves_many_calls(lab: Lab) -> None:
-    async def scene(stage: Stage) -> list[Actor]:
-        await _running(stage, *_numbered(2))
-        await stage.put(*(new_task(f"u{number}") for number in (1, 2)))
-        actors = [
-            _enqueuer(stage, 0, new_task("u3"), new_task("u4")),
-            _enqueuer(stage, 0, new_task("u5"), new_task("u1")),
-            _claimer(stage, 0, 2),
-            _claimer(stage, 0, 1),
-            _complete(stage, 0, "t1", 1),
-            _complete(stage, 0, "t1", 2),
-            _fail(stage, 0, "t2"),
-            _cancel(stage, 0, "t2"),
-            _cancel(stage, 0, "unknown"),
-            _extend(stage, 0, "t1", "t2", "unknown"),
-            _lister(stage, 0, 2),
-            _counter(stage, 0),
-            _purger(stage, 0, 1),
-        ]
-        return _some(stage, actors, 3, 6)
-
-    await _explore(lab, scene)
+    await _explore(lab, mixed_calls)
 
 
-def _some(stage: Stage, actors: list[Actor], least: int, most: int) -> list[Actor]:
-    """Draw some of the actors; the others never begin."""
-    chosen = stage.rng.sample(actors, stage.rng.randint(least, most))
+async def mixed_calls(stage: Stage) -> list[Actor]:
+    """Prepare some tasks, and return some calls of every kind, most of them on one handle."""
+    await _running(stage, *_numbered(2))
+    await stage.put(*(new_task(f"u{number}") for number in (1, 2)))
+    actors = [
+        _enqueuer(stage, 0, new_task("u3"), new_task("u4")),
+        _enqueuer(stage, 0, new_task("u5"), new_task("u1")),
+        _claimer(stage, 0, 2),
+        _claimer(stage, 0, 1),
+        _complete(stage, 0, "t1", 1),
+        _complete(stage, 1, "t1", 1),
+        _complete(stage, 0, "t1", 2),
+        _fail(stage, 0, "t2"),
+        _cancel(stage, 0, "t2"),
+        _cancel(stage, 0, "unknown"),
+        _extend(stage, 0, "t1", "t2", "unknown"),
+        _lister(stage, 0, 2),
+        _counter(stage, 0),
+        _purger(stage, 0, 1),
+    ]
+    return _some(stage, actors, 3, 6)
+
+
+def _some(stage: Stage, actors: list[Actor], least: int, most: int, *, among: int | None = None) -> list[Actor]:
+    """Draw some of the actors, or of the first ``among`` of them; the others never begin."""
+    chosen = stage.rng.sample(actors[:among], stage.rng.randint(least, most))
     for actor in actors:
         if actor not in chosen:
             actor.close()
