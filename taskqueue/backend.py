@@ -19,8 +19,8 @@ What every method promises
     * **Exact.** Payloads, values, ids, errors and tracebacks come back byte for byte; instants come back to the
       microsecond, from 1970-01-01 to 9999-12-31 (E3, P1, V1). Nothing handed out is shared with the store.
     * **Cancellation.** A call that is cancelled at any await has happened or has not happened, never half, and the
-      handle stays usable. Such a call may still take effect until the next call on the same handle, or ``close``,
-      returns; never later (X1).
+      handle stays usable. Such a call may still take effect until the next call on the same handle that reads or writes
+      tasks, or ``close``, returns; never later (X1).
     * **The event loop runs on.** No method blocks it: I/O happens elsewhere or asynchronously.
 
 What a backend may take for granted
@@ -33,7 +33,9 @@ What a backend may take for granted
 
 Sizes
     A backend must accept payloads and values of 1 MiB, errors and tracebacks of 64 KiB each as UTF-8, and 1,000 tasks
-    in one call. Beyond that it may raise :class:`~taskqueue.errors.TooLarge`, with nothing changed.
+    in one call: each of these, though not all of them at once. Beyond that it may raise
+    :class:`~taskqueue.errors.TooLarge`, with nothing changed. A store that is full, or has gone away, raises
+    :class:`~taskqueue.errors.StoreUnavailable`, with nothing changed.
 
 Fields by status
     ``id``, ``payload``, ``enqueued_at`` and ``max_retries`` never change. ``len(failures) == attempts``, less one while
@@ -69,8 +71,8 @@ Invariants
     * **L2** Only the current claim may complete, fail or extend; after its lease has run out it still may, until
       somebody else takes the task.
     * **L3** Calls on unknown ids create nothing.
-    * **R1** Claims per task never exceed ``max(1, max_retries)``, crashes included: the attempt is counted, as durably as
-      anything acknowledged, before ``claim`` returns.
+    * **R1** Claims per task never exceed ``max(1, max_retries)``, crashes included: the attempt is counted, as durably
+      as anything acknowledged, before ``claim`` returns.
     * **R2** A failure, or an expired lease, ends either in PENDING at the stated instant or, with the budget spent, in
       FAILED with a result.
     * **V1** A result is byte-exact, written once, there iff the task is SUCCESS or FAILED, and can be read again and
@@ -114,7 +116,8 @@ class Backend(Protocol):
         """Open the store, creating it where there is none. Idempotent.
 
         Concurrent calls share one attempt. ``connect`` after ``close`` works again. On another event loop, or in a
-        forked child, it opens afresh for that loop or process and leaves the other's resources alone.
+        forked child, it opens afresh for that loop or process and leaves the other's resources alone: both stay
+        connected, each until it is closed there.
 
         Raises:
             IncompatibleStore: What is there is not a store of this kind, or a newer one; it is left untouched.
