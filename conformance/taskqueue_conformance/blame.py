@@ -13,7 +13,6 @@ from taskqueue import Backend, Failure, StaleClaim, Task, TaskStatus
 _A_LITTLE: Final = timedelta(seconds=1)
 _ABOUT_NOW: Final = timedelta(hours=1)
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BEFORE: Final = datetime(1971, 1, 1, tzinfo=UTC)
 _PAST: Final = datetime(2001, 1, 1, tzinfo=UTC)
 _FUTURE: Final = datetime(9990, 1, 1, tzinfo=UTC)
@@ -23,10 +22,10 @@ _AFTER: Final = datetime.max.replace(tzinfo=UTC)
 def by_difference(expected: object, actual: object) -> str | None:
     """Return the requirement that the difference between two tasks betrays by its kind, or None.
 
-    An instant that is off by less than a second, or an epoch that has become None, was stored badly (E3), one that
-    shows the host's time came from a clock (E4), a payload, a value or the text of a failure that is another one was
-    not kept (P1, V1, V2), a wrong number of attempts, or a retry beyond the budget, is a matter of R1. Any other
-    difference, or several kinds at once, are for the check itself to name.
+    An instant that is off by less than a second was stored badly (E3), one that shows the host's time came from a
+    clock (E4), a payload, a value or the text of a failure that is another one was not kept (P1, V1, V2), a wrong
+    number of attempts, or a retry beyond the budget, is a matter of R1. Any other difference, or several kinds at
+    once, are for the check itself to name.
     """
     if not isinstance(expected, Task) or not isinstance(actual, Task):
         return None
@@ -52,8 +51,6 @@ def _kind(name: str, expected: object, actual: object) -> str | None:
     named = {"payload": "P1", "value": "V1", "attempts": "R1", "max_retries": "R1"}.get(name)
     if named is None and name.endswith((".error", ".traceback")):
         named = "V2"
-    if expected == _EPOCH and actual is None:
-        named = "E3"
     if named is None and isinstance(expected, datetime) and isinstance(actual, datetime):
         host = datetime.now(UTC)
         if abs(actual - expected) < _A_LITTLE:

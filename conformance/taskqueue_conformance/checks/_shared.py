@@ -123,9 +123,14 @@ def expect_next_due(what: str, actual: datetime | None, expected: datetime | Non
 
 
 def expect_claim(what: str, actual: Task, expected: Task) -> None:
-    """Compare a task that a claim returned with what it must be: D3 if the lease is wrong, C2 if anything else is."""
-    lease_alone = differing_fields(expected, actual) == ["lease_expires_at"]
-    expect_task(what, actual, expected, breaks="D3" if lease_alone else "C2")
+    """Compare a task that a claim returned with what it must be.
+
+    E3 if the epoch was taken for None, D3 if the lease alone is wrong, and C2 if anything else is.
+    """
+    differing = differing_fields(expected, actual)
+    lost = all(getattr(expected, name) == EPOCH and getattr(actual, name) is None for name in differing)
+    breaks = "E3" if lost else "D3" if differing == ["lease_expires_at"] else "C2"
+    expect_task(what, actual, expected, breaks=breaks)
 
 
 async def expect_stored(backend: Backend, *tasks: Task, when: str, breaks: str | None = None) -> None:

@@ -466,14 +466,12 @@ async def a_claim_keeps_the_rest_of_the_task(lab: Lab) -> None:
         started_at=NOON - 2 * HOUR,
         available_at=NOON - SECOND,
     )
-    await lab.put(backend, moved)
-    (claimed,) = await lab.running(backend, new_task("other", max_retries=0, available_at=NOON - HOUR))
-    expect_task(
-        "the task that claim returned",
-        claimed,
-        after_claim(new_task("other", max_retries=0, available_at=NOON - HOUR)),
-        breaks="C2",
-    )
+    other = new_task("other", max_retries=0, available_at=NOON - HOUR)
+    claimed = await lab.running(backend, moved, other)
+    for task in (moved, other):
+        (found,) = [each for each in claimed if each.id == task.id]
+        expect_task("the task that claim returned", found, after_claim(task), breaks="C2")
+        await expect_stored(backend, after_claim(task), when="after claim", breaks="C2")
 
 
 @check("C2", "All that is RUNNING was returned to a caller", look=LOOK_AT_TAKEN)
