@@ -78,6 +78,23 @@ class Child:
         self.send(*message)
         return await self.receive(seconds=seconds, what=what)
 
+    async def receive_descriptor(self) -> int | None:
+        """Return the file descriptor that the child sends next, or None if it sends a message instead.
+
+        Raises:
+            ChildDied: There will be none.
+        """
+
+        def receive() -> list[int] | None:
+            with socket.socket(fileno=os.dup(self._channel.fileno())) as way:
+                told, descriptors, _, _ = socket.recv_fds(way, 1, 1)
+            return descriptors if told else None
+
+        descriptors = await asyncio.to_thread(receive) if self._channel.poll(PATIENCE_S) else None
+        if descriptors is None:
+            raise ChildDied(self.end())
+        return descriptors[0] if descriptors else None
+
     def kill(self) -> None:
         """Send SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)

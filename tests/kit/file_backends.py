@@ -132,6 +132,57 @@ class Correct:
             await asyncio.sleep(0.01)
 
 
+class Synced(Correct):
+    """It has each new version synced, while ``syncing``."""
+
+    syncing = True
+
+    def write(self, model: Model) -> None:
+        new = self.path.with_suffix(f".{os.getpid()}")
+        with new.open("wb") as file:
+            file.write(pickle.dumps(model))
+            file.flush()
+            if self.syncing:
+                os.fsync(file.fileno())
+        new.replace(self.path)
+
+
+class Elsewhere(Correct):
+    """What it writes cannot be read by others, as if a server had it."""
+
+    def write(self, model: Model) -> None:
+        new = self.path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(bytes(byte ^ 0xFF for byte in pickle.dumps(model)))
+        new.replace(self.path)
+
+    def read(self) -> Model:
+        loaded: Model = pickle.loads(bytes(byte ^ 0xFF for byte in self.path.read_bytes()))
+        return loaded
+
+
+# Wrong when the power fails.
+
+
+class SyncedAtFirst(Synced):
+    """What keeps a new version safe is set on the first connection only."""
+
+    async def close(self) -> None:
+        self.syncing = False
+        await super().close()
+
+
+class SyncedOnClose(Synced):
+    """Later than acknowledged, but always."""
+
+    syncing = False
+
+    async def close(self) -> None:
+        self.syncing = True
+        self.write(self.read())
+        self.syncing = False
+        await super().close()
+
+
 # Wrong when killed.
 
 

@@ -50,6 +50,45 @@ def test_what_a_kill_shows(check_on: CheckOn, wrong: str, check_id: str, require
     assert (found.requirement, words in str(found)) == (requirement, True), str(found)
 
 
+SYNCED = "kills/D1/acknowledged-is-synced"
+
+
+@pytest.fixture
+def syncs_on(check_on: CheckOn) -> CheckOn:
+    def syncs_on(backend: str) -> Violation | None:
+        try:
+            return check_on(backend, SYNCED)
+        except NotVerified as undecided:
+            if "cannot be watched here" in str(undecided):
+                pytest.skip(str(undecided))
+            raise
+
+    return syncs_on
+
+
+def test_a_backend_that_syncs_before_it_acknowledges_passes(syncs_on: CheckOn) -> None:
+    assert syncs_on("Synced") is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [("Correct", "none in 17 of them"), ("SyncedAtFirst", "none in 4 of them: fail, cancel, claim")]
+)
+def test_a_missing_sync_is_seen(syncs_on: CheckOn, wrong: str, words: str) -> None:
+    found = syncs_on(wrong)
+    assert found is not None
+    assert words in str(found)
+
+
+def test_a_sync_that_comes_later_is_not_verified(syncs_on: CheckOn) -> None:
+    with pytest.raises(NotVerified, match="synced, but later than calls return"):
+        syncs_on("SyncedOnClose")
+
+
+def test_a_store_in_no_file_is_not_verified(syncs_on: CheckOn) -> None:
+    with pytest.raises(NotVerified, match="wrote to no file in which their payload is found"):
+        syncs_on("Elsewhere")
+
+
 def test_a_method_that_showed_no_before_and_after_is_not_verified(
     check_on: CheckOn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
