@@ -284,7 +284,8 @@ class Backend(Protocol):
             status: List only tasks that have this status, or all if None.
             after: The cursor that the page before returned, or None for the first page. A cursor stays good when
                 tasks, including the one it was made from, are purged.
-            limit: The largest number of tasks in this page. With 0 the page is empty and the cursor is ``after``.
+            limit: The number of tasks in this page; without concurrent calls it is shorter only where no more are
+                left. With 0 the page is empty and the cursor is ``after``.
 
         Returns:
             ``(tasks, cursor)``. The cursor is an opaque string, or None once no task is left to list; a cursor with
