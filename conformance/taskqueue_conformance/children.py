@@ -54,6 +54,10 @@ class Child:
         with contextlib.suppress(OSError):
             self._channel.send(message)
 
+    async def speaks(self, *, within: float) -> bool:
+        """Wait for the next message, for so many seconds, and return whether it is there; a death counts as one."""
+        return await asyncio.to_thread(self._channel.poll, within)
+
     async def receive(self, *, seconds: float = PATIENCE_S, what: str = "a call in a child process") -> Any:
         """Return the next message.
 
@@ -62,7 +66,7 @@ class Child:
             Violation: There was none within ``seconds``; ``what`` says what was waited for.
         """
         try:
-            if not await asyncio.to_thread(self._channel.poll, seconds):
+            if not await self.speaks(within=seconds):
                 raise Violation(
                     what,
                     expected="an answer",
@@ -115,6 +119,9 @@ class ForkServer:
         target: What ``--conformance`` was given.
         environment: Variables to start it with, beside those of this process.
 
+    Attributes:
+        usable: Whether it can take requests still.
+
     Raises:
         NotVerified: This platform cannot fork, or the target cannot be imported in another process.
     """
@@ -122,6 +129,7 @@ class ForkServer:
     def __init__(self, target: str, environment: Mapping[str, str]) -> None:
         if not hasattr(os, "fork") or not hasattr(socket, "send_fds"):
             raise NotVerified(f"child processes are forked, which {sys.platform} cannot do")
+        self.usable = True
         self._environment = dict(environment)
         self._control, theirs = socket.socketpair()
         with theirs:
@@ -156,9 +164,7 @@ class ForkServer:
         """Start a child that runs ``main(harness, channel, *args)``, a function of a module, by name."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._requests.send(programs.Fork(main, args, os.environ | self._environment))
-            socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
-            pid: int = self._requests.recv()
+            pid: int = self._request(programs.Fork(main, args, os.environ | self._environment), theirs.fileno())
         return Child(self, pid, Connection(ours.detach()))
 
     def reap(self, pid: int) -> int:
@@ -176,9 +182,16 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
 
-    def _request(self, request: object) -> Any:
-        self._requests.send(request)
-        return self._requests.recv()
+    def _request(self, request: object, *descriptors: int) -> Any:
+        try:
+            self._requests.send(request)
+            for descriptor in descriptors:
+                socket.send_fds(self._control, [b"\0"], [descriptor])
+            return self._requests.recv()
+        except BaseException:
+            # A time limit may strike anywhere; what comes back later would answer the next request.
+            self.usable = False
+            raise
 
 
 _SERVERS: Final[dict[tuple[Any, ...], ForkServer]] = {}
@@ -193,6 +206,8 @@ async def fork_server(target: str | None, environment: Mapping[str, str]) -> For
     if target is None:
         raise NotVerified("child processes need a target that has a name")
     key = (target, *sorted(environment.items()))
+    if key in _SERVERS and not _SERVERS[key].usable:
+        _SERVERS.pop(key).stop()
     if key not in _SERVERS:
         _SERVERS[key] = await asyncio.to_thread(ForkServer, target, environment)
         await _SERVERS[key].warm_up()

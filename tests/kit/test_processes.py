@@ -41,8 +41,7 @@ def test_a_correct_backend_passes(check_on: CheckOn, check_id: str) -> None:
 def test_what_another_process_shows(  # noqa: PLR0917 - the columns of a table
     check_on: CheckOn, wrong: str, check_id: str, requirement: str | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskqueue_conformance.checks.processes._LONG_S", 0.4)
-    monkeypatch.setattr("taskqueue_conformance.checks.processes._PROMPT_S", 0.05)
+    monkeypatch.setattr("taskqueue_conformance.checks.processes._PROMPT_S", 0.2)
     found = check_on(wrong, check_id)
     assert found is not None
     assert (found.requirement, words in str(found)) == (requirement, True), str(found)
