@@ -136,6 +136,7 @@ class ConformanceRun:
         )
         return layer
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what was selected; by then its arguments look like anybody's."""
         node.workerinput[_SELECTION] = self.selection

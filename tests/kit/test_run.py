@@ -188,6 +188,12 @@ def features() -> Path:
     return Path(__file__).parents[2] / "features"
 
 
+def test_xdist_need_not_be_there(outsider: pytest.Pytester) -> None:
+    result = outsider.runpytest_inprocess("-p", "no:xdist", "--conformance=backends:correct", "-k", SELECTION)
+    assert last_line(result).startswith("INCOMPLETE")
+    assert result.parseoutcomes()["passed"] > 1
+
+
 def test_without_the_option_the_plugin_imports_nothing_but_pytest(outsider: pytest.Pytester) -> None:
     outsider.makepyfile(
         test_plain="""
