@@ -267,6 +267,16 @@ class CountedByFailure(Correct):
         return claimed
 
 
+class CountedByFailureToo(Correct):
+    """The task is RUNNING, but its attempt is counted when it fails."""
+
+    async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
+        claimed = await super().claim(now=now, limit=limit, lease_expires_at=lease_expires_at)
+        with self.step() as model:
+            model.stored.update((task.id, replace(task, attempts=task.attempts - 1)) for task in claimed)
+        return claimed
+
+
 class ForgetsLeases(Correct):
     """Which leases run is known to the process that claimed."""
 

@@ -4,6 +4,7 @@ SIGKILL ends a process, not the machine: what the operating system has taken ove
 here says anything about a loss of power.
 """
 
+import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -13,14 +14,16 @@ from typing import Any, Final
 
 from taskqueue import Task, TaskStatus
 from taskqueue_conformance.check import NotVerified, check
+from taskqueue_conformance.checks._children import answer, apply, witness
 from taskqueue_conformance.child import END_OF_TIME, Acknowledged, Call, Raised, Seen, puppet
 from taskqueue_conformance.children import Child, ChildDied
 from taskqueue_conformance.lab import LEASE, MICROSECOND, NOON, Lab, new_failure, new_task
 from taskqueue_conformance.model import Model
-from taskqueue_conformance.violation import Violation, expect, expect_equal, shown
+from taskqueue_conformance.violation import Violation, differing_fields, expect, expect_equal, shown
 
 SECOND: Final = timedelta(seconds=1)
 LOOK_AT_COMMIT: Final = "one transaction for each call, committed before the call returns"
+LOOK_AT_REMAINS: Final = "what a process that was killed leaves behind: locks, half-written files, a half-made schema"
 _SETTLING_S: Final = 0.3
 _DRAINING_S: Final = 10.0
 
@@ -144,7 +147,7 @@ class Victims:
         """Return a new process that has connected, and in which everything was as it must be."""
         what = f"connect() in a new process{self._after()}"
         child = await self.lab.child(puppet, self.lab.store)
-        await _answer(child, child.receive(what=what), what)
+        await _answer(child.receive(what=what), what)
         await self._inspect(child)
         return child
 
@@ -162,11 +165,13 @@ class Victims:
         round_.how = _how(fatal, delay_s)
         for call in self.scene.before(number):
             what = f"{call.method}() in a new process{self._after()}"
-            await _answer(child, child.ask("call", call, what=what), what)
+            await _answer(child.ask("call", call, what=what), what)
         self.rounds.append(round_)
         said = await _fate(child, round_.call, fatal, delay_s)
         self.tally.kills += 1
-        round_.acknowledged = round_.happened = said is not None
+        if said is not None:
+            round_.acknowledged = round_.happened = True
+            round_.how = "after the acknowledgement"
         self.tally.acknowledged += round_.acknowledged
         return said
 
@@ -178,7 +183,7 @@ class Victims:
         try:
             self._compare(await self._seen(child))
         except Violation:
-            time.sleep(_SETTLING_S)  # noqa: ASYNC251 - nothing else is going on
+            await asyncio.sleep(_SETTLING_S)
             self._compare(await self._seen(child))
         if self.rounds and not (last := self.rounds[-1]).acknowledged:
             self.tally.after += last.happened
@@ -186,7 +191,7 @@ class Victims:
 
     async def _seen(self, child: Child) -> Seen:
         what = f"reading the store{self._after()}"
-        seen: Seen = await _answer(child, child.ask("look", what=what), what)
+        seen: Seen = await _answer(child.ask("look", what=what), what)
         return seen
 
     def _compare(self, seen: Seen) -> None:
@@ -219,10 +224,10 @@ class Victims:
 def _expectations(scene: Scene, number: int) -> Round:
     model = Model()
     for call in scene.before(number):
-        _apply(model, call)
+        apply(model, call)
     before = dict(model.stored)
     call = scene.call(number)
-    _apply(model, call)
+    apply(model, call)
     ids = [*dict.fromkeys([*before, *model.stored])]
     return Round(
         call=call,
@@ -232,44 +237,43 @@ def _expectations(scene: Scene, number: int) -> Round:
     )
 
 
-def _apply(model: Model, call: Call) -> None:
-    if call.method == "purge":
-        gone = model.purgeable(finished_before=call.options["finished_before"])[: call.options["limit"]]
-        model.forget(task.id for task in gone)
-    else:
-        getattr(model, call.method)(*call.args, **call.options)
-
-
 def _violation(round_: Round, found: Stored) -> Violation:
     """Say which task is wrong, and what that breaks."""
     options = [round_.after] if round_.acknowledged else [round_.before, round_.after]
-    # The first task that is neither; or, where the state is a mixture, one that does not fit the others.
+    # A task that is neither; or, where the state is a mixture, one that does not fit the others.
     wrong = next(
         (task_id for task_id in found if all(found[task_id] != option[task_id] for option in options)),
         next(task_id for task_id in found if found[task_id] != options[0][task_id]),
     )
-    was, wanted, got = round_.before[wrong], options[-1][wrong], found[wrong]
-    untouched = was == wanted
-    if got is None and wanted is not None and wanted.status is TaskStatus.RUNNING:
-        breaks = "D3"
-    elif (
-        got is not None and wanted is not None and _uncounted(got, wanted, acknowledged=len(options) == 1 or untouched)
-    ):
+    allowed = [*dict.fromkeys(option[wrong] for option in options)]
+    wanted, got = allowed[-1], found[wrong]
+    acknowledged = len(allowed) == 1
+    if wanted is not None and got is not None and _uncounted(got, wanted, acknowledged=acknowledged):
         breaks = "R1"
-    elif got is not None and got.status is TaskStatus.RUNNING and got.lease_expires_at is None:
+    elif wanted is not None and wanted.status is TaskStatus.RUNNING and _lost(got):
         breaks = "D3"
     else:
-        breaks = "D1" if len(options) == 1 or untouched else "D2"
-    before = "" if was == wanted or round_.acknowledged else f"{shown(was)} or "
-    when = "that had been acknowledged" if round_.acknowledged else round_.how
+        breaks = "D1" if acknowledged else "D2"
+    names = sorted({name for option in allowed for name in differing_fields(option, got)})
+    mixture = ", as the other tasks of the call are or are not" if got in allowed else ""
     return Violation(
-        f"task {wrong!r} in a new process after a SIGKILL {when if not round_.acknowledged else round_.how}"
-        f" of {shown(str(round_.call))}",
-        expected=f"{before}{shown(wanted)}{', like the rest of the call' if got in (was, wanted) else ''}",
-        actual="nothing under this id" if got is None else shown(got),
+        f"task {wrong!r} in a new process after a SIGKILL {round_.how} of {shown(str(round_.call))}",
+        expected=" or ".join(_told(option, names) for option in allowed) + mixture,
+        actual=_told(got, names),
         breaks=breaks,
-        look=LOOK_AT_COMMIT if breaks != "R1" else "claim: attempts is stored together with the status",
+        look="claim: attempts is stored together with the status" if breaks == "R1" else LOOK_AT_COMMIT,
     )
+
+
+def _told(task: Task | None, names: Sequence[str]) -> str:
+    if task is None:
+        return "nothing under this id"
+    return ", ".join(f"{name}={shown(getattr(task, name))}" for name in names) or shown(task)
+
+
+def _lost(task: Task | None) -> bool:
+    """Whether a task that should be RUNNING cannot be recovered."""
+    return task is None or (task.status is TaskStatus.RUNNING and task.lease_expires_at is None)
 
 
 def _uncounted(got: Task, wanted: Task, *, acknowledged: bool) -> bool:
@@ -300,7 +304,7 @@ async def _fate(child: Child, call: Call, fatal: int | None, delay_s: float | No
         if delay_s is not None:
             _sleep(delay_s)
             child.kill()
-        said = await _answer(child, child.receive(what=what), what)
+        said = await _answer(child.receive(what=what), what)
         await child.receive(what=what)
     except ChildDied as death:
         expect_equal(f"how the process with {what} ended", death.status, -signal.SIGKILL)
@@ -316,24 +320,9 @@ def _threats(lab: Lab, measured: Acknowledged) -> Iterator[Mapping[str, Any]]:
     yield from ({"delay_s": (number + 0.5) / delays * measured.seconds} for number in range(delays))
 
 
-async def _answer(child: Child, pending: Any, what: str) -> Any:
+async def _answer(pending: Awaitable[Any], what: str) -> Any:
     """Return the answer; where it is an exception, that is a violation."""
-    said = await pending
-    if isinstance(said, Raised):
-        child.end()
-        raise Violation(
-            what,
-            expected="no exception",
-            actual=shown(str(said)),
-            breaks="D2",
-            look="what a process that was killed leaves behind: locks, half-written files, a half-made schema",
-        )
-    return said
-
-
-async def _witness(lab: Lab) -> None:
-    """See a write come back, on another store: nothing but the children's own calls happens on this one."""
-    await lab.put(await lab.handle(store=lab.new_store()), new_task())
+    return await answer(pending, what, breaks="D2", look=LOOK_AT_REMAINS)
 
 
 @check(
@@ -345,7 +334,7 @@ async def _witness(lab: Lab) -> None:
     look="commit before returning, in the call itself",
 )
 async def acknowledged_is_kept(lab: Lab, scene: Scene) -> None:
-    await _witness(lab)
+    await witness(lab)
     victims = Victims(lab, scene)
     for _ in range(2):
         said = await victims.sacrifice()
@@ -363,7 +352,7 @@ async def acknowledged_is_kept(lab: Lab, scene: Scene) -> None:
     look=LOOK_AT_COMMIT,
 )
 async def before_or_after(lab: Lab, scene: Scene) -> None:
-    await _witness(lab)
+    await witness(lab)
     victims = Victims(lab, scene)
     measured = await victims.sacrifice()
     assert measured is not None  # noqa: S101 - without a threat the call ends, or has raised
@@ -404,17 +393,17 @@ async def _drain(child: Child, victims: Victims) -> None:
     what = "draining the store after kills"
     while True:
         running = await _answer(
-            child, child.ask("call", Call("expired", (), {"now": END_OF_TIME, "limit": 1000}), what=what), what
+            child.ask("call", Call("expired", (), {"now": END_OF_TIME, "limit": 1000}), what=what), what
         )
         await _together(child, [_recovery(task) for task in running], what)
         claim = Call("claim", (), {"now": END_OF_TIME, "limit": 1000, "lease_expires_at": END_OF_TIME})
-        claimed = await _answer(child, child.ask("call", claim, what=what), what)
+        claimed = await _answer(child.ask("call", claim, what=what), what)
         for task in claimed:
             attempts[task.id] += 1
             expect_equal(f"attempts of task {task.id!r}", task.attempts, attempts[task.id], breaks="R1")
         done = {"value": b"drained", "now": END_OF_TIME}
         await _together(child, [Call("complete", (task.id, task.attempts), done) for task in claimed], what)
-        seen: Seen = await _answer(child, child.ask("look", what=what), what)
+        seen: Seen = await _answer(child.ask("look", what=what), what)
         live = [task for task in seen.tasks.values() if not task.status.ended]
         if not live:
             break
@@ -430,7 +419,7 @@ def _recovery(task: Task) -> Call:
 
 
 async def _together(child: Child, calls: Sequence[Call], what: str) -> None:
-    for call, said in zip(calls, await _answer(child, child.ask("together", calls, what=what), what), strict=True):
+    for call, said in zip(calls, await _answer(child.ask("together", calls, what=what), what), strict=True):
         refused = isinstance(said, Raised)
         expect(f"{shown(str(call))}, {what}", not refused, expected="no exception", actual=said, breaks="D3")
 
@@ -443,7 +432,7 @@ async def _together(child: Child, calls: Sequence[Call], what: str) -> None:
     look="claim counts the attempt, as durably as anything acknowledged, before it returns",
 )
 async def budgets_hold_across_crashes(lab: Lab) -> None:
-    await _witness(lab)
+    await witness(lab)
     budgets = {f"budget {budget}": budget for budget in (0, 1, 2, 3)}
     tasks = [new_task(task_id, max_retries=budget) for task_id, budget in budgets.items()]
     claim = Call("claim", (), {"now": END_OF_TIME, "limit": 4, "lease_expires_at": END_OF_TIME})
@@ -451,28 +440,31 @@ async def budgets_hold_across_crashes(lab: Lab) -> None:
 
     async def process() -> Child:
         child = await lab.child(puppet, lab.store)
-        await _answer(child, child.receive(what=f"connect(), {what}"), what)
+        await _answer(child.receive(what=f"connect(), {what}"), what)
         return child
 
     child = await process()
-    await _answer(child, child.ask("call", Call("enqueue", (tasks,))), "enqueue() in a new process")
+    await _answer(child.ask("call", Call("enqueue", (tasks,))), "enqueue() in a new process")
     claims = dict.fromkeys(budgets, 0)
     for _ in range(max(budgets.values()) + 1):
-        claimed = await _answer(child, child.ask("call", claim, what=what), what)
+        claimed = await _answer(child.ask("call", claim, what=what), what)
         for task in claimed:
             claims[task.id] += 1
         child.end()
         child = await process()
         listing = Call("expired", (), {"now": END_OF_TIME, "limit": 1000})
-        running = await _answer(child, child.ask("call", listing, what=what), what)
+        running = await _answer(child.ask("call", listing, what=what), what)
         ids = sorted(task.id for task in running)
         expect_equal(
             "the ids in expired() after a SIGKILL of their worker", ids, sorted(t.id for t in claimed), breaks="D3"
         )
+        attempts = {task.id: task.attempts for task in running}
+        counted = {task_id: claims[task_id] for task_id in ids}
+        expect_equal("attempts after a SIGKILL of the worker", attempts, counted, breaks="R1")
         await _together(child, [_recovery(task) for task in running], "recovering after a SIGKILL")
     allowed = {task_id: max(1, budget) for task_id, budget in budgets.items()}
     expect_equal("how often each task was claimed while workers were killed", claims, allowed, breaks="R1")
-    seen: Seen = await _answer(child, child.ask("look", what=what), what)
+    seen: Seen = await _answer(child.ask("look", what=what), what)
     for task in tasks:
         last = seen.tasks.get(task.id)
         status = None if last is None else last.status
@@ -493,7 +485,7 @@ class Openings:
     async def process(self) -> Child:
         """Return a new process that has connected."""
         child = await self._lab.child(puppet, self.store)
-        await _answer(child, child.receive(what=f"connect(), {self._what}"), f"connect(), {self._what}")
+        await _answer(child.receive(what=f"connect(), {self._what}"), f"connect(), {self._what}")
         return child
 
     async def stranger(self) -> Child:
@@ -503,7 +495,7 @@ class Openings:
     async def put(self, child: Child) -> Task:
         """Enqueue a new task."""
         task = new_task(f"{self.kills}")
-        await _answer(child, child.ask("call", Call("enqueue", ([task],)), what=self._what), self._what)
+        await _answer(child.ask("call", Call("enqueue", ([task],)), what=self._what), self._what)
         return task
 
     async def sacrifice(
@@ -514,7 +506,7 @@ class Openings:
         self.kills += 1
         survivor = await self.process()
         task = task or await self.put(survivor)
-        found = await _answer(survivor, survivor.ask("call", Call("get", (task.id,)), what=self._what), self._what)
+        found = await _answer(survivor.ask("call", Call("get", (task.id,)), what=self._what), self._what)
         expect_equal(f"get({task.id!r}), {self._what}", found, task, breaks="D1")
         survivor.end()
         return said
@@ -551,7 +543,7 @@ async def _closing(openings: Openings) -> tuple[Child, Task | None]:
 async def opening_and_closing(
     lab: Lab, case: tuple[str, Callable[[Openings], Awaitable[tuple[Child, Task | None]]]]
 ) -> None:
-    await _witness(lab)
+    await witness(lab)
     method, prepare = case
     openings = Openings(lab, method)
     measured = await openings.sacrifice(*await prepare(openings))
