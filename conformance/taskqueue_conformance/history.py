@@ -5,11 +5,11 @@ the two or three calls that matter; whatever no rule speaks of is found by tryin
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final
 
-from taskqueue import Task, TaskStatus
-from taskqueue_conformance.linearization import Contradiction, told, unexplained
+from taskqueue import StaleClaim, Task, TaskStatus
+from taskqueue_conformance.linearization import READS, Contradiction, given_up, told, unexplained
 from taskqueue_conformance.recording import REFUSALS, Call
 
 
@@ -32,12 +32,12 @@ class _History:
         self.calls = sorted(calls, key=lambda call: call.start)
         self.accepted = [call for call in self.calls if call.accepted]
         self.lost = [call for call in self.calls if call.lost]
-        self.enqueued = {
-            task.id: (call, task) for call in self._of("enqueue", lost=True) for task in call.arguments["tasks"]
-        }
+        enqueues = sorted(self._of("enqueue", lost=True), key=lambda call: call.accepted)
+        self.enqueued = {task.id: (call, task) for call in enqueues for task in call.arguments["tasks"]}
         self.claims = [(call, task) for call in self._of("claim") for task in call.answer]
         self.reads = sorted(self._reads(), key=lambda read: read[0].start)
         self.endings = [call for call in self.accepted if _ended_by(call) is not None]
+        self.retries = [call for call in self._of("fail") if not call.answer.status.ended]
         purged = any(call.method == "purge" and (call.lost or call.answer) for call in self.calls)
         self.forever = not purged
         """Whether no task can have been removed, so that an id means one task."""
@@ -61,6 +61,13 @@ class _History:
             and (call.accepted or (lost and call.lost))
             and (call.arguments["task_id"], call.arguments["attempt"]) == (task_id, attempt)
         ]
+
+    def lost_between(self, first: Call, last: Call) -> list[Call]:
+        """Return the calls without an answer that can have done something after ``first`` began and before ``last``."""
+        return [
+            call for call in self.lost if call.start < last.end and given_up(self.calls, call) > first.start
+            and call.method not in READS
+        ]  # fmt: skip
 
     def lost_claims(self, before: Call) -> bool:
         """Whether a claim whose answer was lost began before ``before`` ended."""
@@ -137,12 +144,20 @@ def _ended_twice(history: _History) -> Iterator[Contradiction]:
         for call, task in history.claims:
             if task.id == task_id and call.start > end.end:
                 yield _broken("L1", f"{task_id} not claimed any more: it had ended", end, call)
-        for call in history.accepted:
-            if call.method == "fail" and call not in history.endings and call.arguments["task_id"] == task_id:
-                if call.start > end.end:
-                    yield _broken("L1", f"{task_id} not retried any more: it had ended", end, call)
-                elif end.method != "cancel" and end.arguments["attempt"] == call.arguments["attempt"]:
-                    yield _broken("L1", "one outcome for one attempt", end, call)
+
+
+def _ended_and_retried(history: _History) -> Iterator[Contradiction]:
+    """L1: an attempt ends in one way, and an ended task is not retried."""
+    if not history.forever:
+        return
+    for end, call in product(history.endings, history.retries):
+        task_id = end.arguments["task_id"]
+        if call.arguments["task_id"] != task_id:
+            continue
+        if call.start > end.end:
+            yield _broken("L1", f"{task_id} not retried any more: it had ended", end, call)
+        elif end.arguments.get("attempt") == call.arguments["attempt"]:
+            yield _broken("L1", "one outcome for one attempt", end, call)
 
 
 def _stale_accepted(history: _History) -> Iterator[Contradiction]:
@@ -159,7 +174,9 @@ def _stale_accepted(history: _History) -> Iterator[Contradiction]:
         for task_id, attempt in held:
             for claim, task in history.claims:
                 if task.id == task_id and task.attempts > attempt and claim.end < call.start:
-                    yield _broken("L2", f"attempt {attempt} of {task_id} refused: the task is somebody else's", claim, call)
+                    yield _broken(
+                        "L2", f"attempt {attempt} of {task_id} refused: the task is somebody else's", claim, call
+                    )
 
 
 def _torn_results(history: _History) -> Iterator[Contradiction]:
@@ -176,39 +193,56 @@ def _torn_results(history: _History) -> Iterator[Contradiction]:
 
 
 def _half_failed(history: _History) -> Iterator[Contradiction]:
-    """R2: a task that is retried is never seen FAILED."""
+    """R2: a task that is retried is never seen FAILED, neither by a read nor in a refusal."""
     if not history.forever:
         return
-    for call, task in history.reads:
-        if task.status is TaskStatus.FAILED:
-            failed = history.on("fail", task.id, task.attempts)
-            if failed and not any(each.lost or each.answer.status.ended for each in failed):
-                yield _broken("R2", f"{task.id} never FAILED: this failure is followed by a retry", *failed, call)
+    seen = [(call, task.id, task.attempts) for call, task in history.reads if task.status is TaskStatus.FAILED]
+    refused = [(call, call.error) for call in history.calls if isinstance(call.error, StaleClaim)]
+    seen += [(call, error.task_id, error.attempts) for call, error in refused if error.status is TaskStatus.FAILED]
+    for call, task_id, attempt in seen:
+        failed = history.on("fail", task_id, attempt)
+        if failed and not any(each.lost or each.answer.status.ended for each in failed):
+            yield _broken("R2", f"{task_id} never FAILED: this failure is followed by a retry", *failed, call)
 
 
-def _forgotten(history: _History) -> Iterator[Contradiction]:
-    """D1: what was acknowledged before a read began is seen by it. L1: and what ended a task is never undone."""
+def _lost_tasks(history: _History) -> Iterator[Contradiction]:
+    """D1: what had been enqueued is found. X1: and no call that was cancelled takes it away."""
     if not history.forever:
         return
     for call in history.accepted:
-        for enqueue in history.accepted:
-            if enqueue.method != "enqueue" or enqueue.end > call.start:
-                continue
-            for task in enqueue.arguments["tasks"]:
-                if call.method == "get" and call.arguments["task_id"] == task.id and call.answer is None:
-                    yield _broken("D1", f"{task.id}, which had been enqueued", enqueue, call)
+        if call.method == "get" and call.answer is None:
+            enqueue, _ = history.enqueued.get(call.arguments["task_id"], (call, None))
+            if enqueue.accepted and enqueue.end < call.start:
+                lost = history.lost_between(enqueue, call)
+                expected = f"{call.arguments['task_id']}, which had been enqueued"
+                yield _broken("X1" if lost else "D1", expected, enqueue, *lost, call)
+
+
+def _lost_endings(history: _History) -> Iterator[Contradiction]:
+    """D1: what ended a task is seen by later reads. L1: and no other call undoes it."""
+    if not history.forever:
+        return
     for end in history.endings:
         task_id, status = end.arguments["task_id"], _ended_by(end)
         for call, task in history.reads:
             if task.id == task_id and call.start > end.end and task.status is not status:
                 others = [each for each in history.accepted if _changed(each, task_id) and each.end > end.start]
                 others = [each for each in others if each is not end and each.start < call.end]
-                requirement = "L1" if others else "D1"
-                yield _broken(requirement, f"{task_id} {status} from then on", end, *others, call)
+                lost = history.lost_between(end, call)
+                requirement = "L1" if others else "X1" if lost else "D1"
+                yield _broken(requirement, f"{task_id} {status} from then on", end, *others, *lost, call)
+
+
+def _lost_claims(history: _History) -> Iterator[Contradiction]:
+    """D1: what was claimed is seen claimed by later reads."""
+    if not history.forever:
+        return
     for claim, task in history.claims:
         for call, seen in history.reads:
             if seen.id == task.id and call.start > claim.end and seen.attempts < task.attempts:
-                yield _broken("D1", f"{task.id} with {task.attempts} attempts or more, since it had been claimed", claim, call)
+                expected = f"{task.id} with {task.attempts} attempts or more, since it had been claimed"
+                lost = history.lost_between(claim, call)
+                yield _broken("X1" if lost else "D1", expected, claim, *lost, call)
 
 
 def _changed(call: Call, task_id: str) -> bool:
@@ -216,7 +250,11 @@ def _changed(call: Call, task_id: str) -> bool:
         return any(task.id == task_id for task in call.answer)
     if call.method == "extend":
         return any(each == task_id for each, _ in call.answer)
-    return call.method in {"complete", "fail", "cancel"} and call.arguments["task_id"] == task_id and call.answer is not False
+    return (
+        call.method in {"complete", "fail", "cancel"}
+        and call.arguments["task_id"] == task_id
+        and call.answer is not False
+    )
 
 
 def _lame_listings(history: _History) -> Iterator[Contradiction]:
@@ -270,9 +308,12 @@ _RULES: Final[tuple[Callable[[_History], Iterator[Contradiction]], ...]] = (
     _budget_overrun,
     _stale_accepted,
     _ended_twice,
+    _ended_and_retried,
     _half_failed,
     _torn_results,
     _taken_from_nobody,
-    _forgotten,
+    _lost_tasks,
+    _lost_endings,
+    _lost_claims,
     _lame_listings,
 )

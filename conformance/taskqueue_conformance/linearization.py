@@ -7,17 +7,21 @@ unfinished call is changing, and tasks that were enqueued by overlapping calls m
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
 from taskqueue import StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
+from taskqueue_conformance.blame import by_difference
 from taskqueue_conformance.model import Model
 from taskqueue_conformance.recording import REFUSALS, Call
+from taskqueue_conformance.violation import differing_fields
 
 READS: Final = frozenset({"get", "tasks", "counts", "next_due", "expired"})
+
+_AGGREGATES: Final = frozenset({"counts", "next_due"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,20 @@ def unexplained(calls: Sequence[Call]) -> Contradiction | None:
     whole = _Whole(calls)
     if _Search(calls, whole).explains():
         return None
-    culprit = _first_unexplained(whole)
+    # Where single tasks show it, they say more than numbers do.
+    telling = [call for call in calls if call.method not in _AGGREGATES]
+    if not _Search(telling, whole).explains():
+        calls = telling
+    culprit = _first_unexplained(calls, whole)
     part = [call for call in calls if call.start < culprit.end]
     part = _without_bystanders(part, culprit, whole)
     part = _narrowed(part, culprit, whole)
     part = _without_bystanders(part, culprit, whole)
     misfit = _Search(part, whole, until=culprit.end).misfit_of(culprit)
-    return Contradiction(misfit.requirement, misfit.expected, tuple(part))
+    # What only a call without an answer can have done is that call's affair.
+    requirement = "X1" if any(call.lost for call in part) else misfit.requirement
+    shown = {call.start for call in part}
+    return Contradiction(requirement, misfit.expected, tuple(call for call in calls if call.start in shown))
 
 
 def given_up(calls: Sequence[Call], call: Call) -> float:
@@ -207,7 +218,7 @@ class _Search:
             yield from self._lost_claim(store, index)
         elif call.method == "claim":
             after = store.copy()
-            self._check_claimed(after, call, self._claim(after, index, [task.id for task in call.answer]))
+            self._check_claimed(call, self._claim(after, index, [task.id for task in call.answer]))
             yield after
         elif call.method == "purge":
             yield from _purged(store, call)
@@ -238,14 +249,7 @@ class _Search:
         for first, second in combinations(ids, 2):
             if self._precedes(store, second, first):
                 raise Mismatch("C3", f"{second} before {first}")
-        for task in store.stored.values():
-            if task.status is not TaskStatus.PENDING or task.available_at > now or task.id in ids:
-                continue
-            if len(ids) < limit and not self._whole.changing(call, task.id):
-                raise Mismatch("E2", f"{task.id} among the claimed: it is due, and no other call is changing it")
-            later = next((other for other in ids if self._precedes(store, task.id, other)), None)
-            if later is not None and not self._whole.changing(call, task.id):
-                raise Mismatch("C3", f"{task.id}, which comes before {later} and which no other call is changing")
+        self._check_passed_over(store, call, ids)
         taken = []
         for task_id in ids:
             task = store.stored[task_id]
@@ -259,7 +263,19 @@ class _Search:
             taken.append(store.stored[task_id])
         return taken
 
-    def _check_claimed(self, store: _Store, call: Call, taken: Sequence[Task]) -> None:
+    def _check_passed_over(self, store: _Store, call: Call, ids: Sequence[str]) -> None:
+        for task in store.stored.values():
+            due = task.status is TaskStatus.PENDING and task.available_at <= call.arguments["now"]
+            if not due or task.id in ids or self._whole.changing(call, task.id):
+                continue
+            if len(ids) < call.arguments["limit"]:
+                raise Mismatch("E2", f"{task.id} among the claimed: it is due, and no other call is changing it")
+            later = next((other for other in ids if self._precedes(store, task.id, other)), None)
+            if later is not None:
+                raise Mismatch("C3", f"{task.id}, which comes before {later} and which no other call is changing")
+
+    @staticmethod
+    def _check_claimed(call: Call, taken: Sequence[Task]) -> None:
         for got, wanted in zip(call.answer, taken, strict=True):
             if got != wanted:
                 requirement = "R1" if got.attempts != wanted.attempts else "C2"
@@ -276,18 +292,18 @@ class _Search:
 
     def read_get(self, store: _Store, call: Call) -> None:
         task_id = call.arguments["task_id"]
-        _compare(store, task_id, call.answer)
+        _compare(store, call, task_id, call.answer)
 
     def read_tasks(self, store: _Store, call: Call) -> None:
         page, cursor = call.answer
         status = call.arguments.get("status")
         listed = [task.id for task in page]
         for task in page:
-            _compare(store, task.id, task)
+            _compare(store, call, task.id, task)
         if call.arguments.get("after") is None and cursor is None:
             for task in store.tasks(status):
                 if task.id not in listed:
-                    _compare(store, task.id, None)
+                    _compare(store, call, task.id, None)
         for first, second in combinations(listed, 2):
             if first == second or _enqueued_earlier(store, second, first):
                 raise Mismatch("LISTING", f"{second} before {first}")
@@ -377,14 +393,15 @@ def _purged(store: _Store, call: Call) -> Iterator[_Store]:
         yield after
 
 
-def _compare(store: _Store, task_id: str, got: Task | None) -> None:
+def _compare(store: _Store, call: Call, task_id: str, got: Task | None) -> None:
     wanted = store.stored.get(task_id)
     if got == wanted:
         return
     if wanted is None:
         raise Mismatch("G1" if task_id in store.gone else "L1", f"no task {task_id}")
     if got is None:
-        raise Mismatch("D1", f"the task {task_id}")
+        # Not acknowledged yet, but seen in part: all or none is what enqueue promises.
+        raise Mismatch("API" if store.origin[task_id][0].overlaps(call) else "D1", f"the task {task_id}")
     if got.status is not wanted.status:
         requirement = "L1" if wanted.status.ended and got.status.ended else "D1"
     elif got.value != wanted.value:
@@ -393,9 +410,9 @@ def _compare(store: _Store, task_id: str, got: Task | None) -> None:
         requirement = "R1"
     else:
         requirement = "R2" if got.failures != wanted.failures else "D1"
-    names = [name for name in Task.__dataclass_fields__ if getattr(got, name) != getattr(wanted, name)]
+    names = differing_fields(wanted, got)
     facts = ", ".join(f"{name}={getattr(wanted, name)}" for name in names)
-    raise Mismatch(requirement, f"{task_id} with {facts}")
+    raise Mismatch(by_difference(wanted, got) or requirement, f"{task_id} with {facts}")
 
 
 def told(refusal: Exception) -> str:
@@ -436,12 +453,16 @@ def _names(call: Call) -> frozenset[str]:
 
 def _idle(call: Call) -> bool:
     """Whether a call has changed nothing, whenever it took effect."""
-    return call.method in READS or call.error is not None or (call.method == "claim" and not call.lost and not call.answer)
+    return (
+        call.method in READS or call.error is not None or (call.method == "claim" and not call.lost and not call.answer)
+    )
 
 
 def _orphans(calls: Sequence[Call]) -> frozenset[tuple[str, int]]:
     """Return the claims that were seen and that no call returned: a lost claim has made them."""
-    returned = {(task.id, task.attempts) for call in calls if call.method == "claim" and call.accepted for task in call.answer}
+    returned = {
+        (task.id, task.attempts) for call in calls if call.method == "claim" and call.accepted for task in call.answer
+    }
     seen: set[tuple[str, int]] = set()
     for call in calls:
         tasks: Sequence[Any] = ()
@@ -458,14 +479,14 @@ def _orphans(calls: Sequence[Call]) -> frozenset[tuple[str, int]]:
 # How a history is made shorter. Every step keeps it unexplainable, and would keep an explainable one explainable.
 
 
-def _first_unexplained(whole: _Whole) -> Call:
+def _first_unexplained(calls: Sequence[Call], whole: _Whole) -> Call:
     """Return the call with whose answer the history stops being explainable."""
-    ends = sorted((call for call in whole.calls if not call.lost), key=lambda call: call.end)
+    ends = sorted((call for call in calls if not call.lost), key=lambda call: call.end)
     low, high = 0, len(ends) - 1
     while low < high:
         middle = (low + high) // 2
         end = ends[middle].end
-        begun = [call for call in whole.calls if call.start < end]
+        begun = [call for call in calls if call.start < end]
         if _Search(begun, whole, until=end).explains():
             low = middle + 1
         else:
@@ -477,7 +498,7 @@ def _without_bystanders(calls: Sequence[Call], culprit: Call, whole: _Whole) -> 
     """Leave out calls that changed nothing, wherever it stays unexplainable."""
     kept = list(calls)
     for call in calls:
-        if call is not culprit and _idle(call):
+        if call.start != culprit.start and _idle(call):
             fewer = [other for other in kept if other is not call]
             if not _Search(fewer, whole, until=culprit.end).explains():
                 kept = fewer
@@ -485,42 +506,67 @@ def _without_bystanders(calls: Sequence[Call], culprit: Call, whole: _Whole) -> 
 
 
 def _narrowed(calls: Sequence[Call], culprit: Call, whole: _Whole) -> list[Call]:
-    """Look at one or two tasks alone, if these are enough, and keep the calls that have to do with them."""
+    """Return what the calls say about one or two tasks alone, if that is enough."""
     purged = any(call.method == "purge" and (call.answer or call.lost) for call in calls)
     if purged or culprit.method in {"counts", "next_due", "purge"}:
         return list(calls)
+
+    def explains(part: Sequence[Call]) -> bool:
+        return _Search(part, whole, until=culprit.end).explains()
+
     ids = list(dict.fromkeys(task_id for call in calls for task_id in sorted(_names(call))))
     for size in (1, 2):
         for chosen in combinations(ids, size):
-            pairs = [(call, _restricted(call, frozenset(chosen))) for call in calls]
-            if all(narrow is None for call, narrow in pairs if call is culprit):
-                continue
-            fewer = [narrow for _, narrow in pairs if narrow is not None]
-            if not _Search(fewer, whole, until=culprit.end).explains():
-                return [call for call, narrow in pairs if narrow is not None]
+            narrow = [_restricted(call, frozenset(chosen)) for call in calls]
+            fewer = [call for call in narrow if call is not None]
+            if any(call.start == culprit.start for call in fewer) and not explains(fewer):
+                return fewer
     return list(calls)
 
 
 def _restricted(call: Call, ids: frozenset[str]) -> Call | None:
     """Return what a call says about some tasks alone, or None if that is nothing."""
-    arguments = dict(call.arguments)
-    if call.method == "enqueue":
-        tasks = [task for task in arguments["tasks"] if task.id in ids]
-        if isinstance(call.error, TaskExists):
-            offending = [task_id for task_id in call.error.task_ids if task_id in ids]
-            return replace(call, arguments={"tasks": tasks}, error=TaskExists(offending)) if offending else None
-        return replace(call, arguments={"tasks": tasks}) if tasks else None
-    if call.method in {"claim", "expired"} and not call.lost:
-        answer = [task for task in call.answer if task.id in ids]
-        arguments["limit"] -= len(call.answer) - len(answer)
-        return replace(call, arguments=arguments, answer=answer) if arguments["limit"] else None
-    if call.method == "extend":
-        arguments["claims"] = [claim for claim in arguments["claims"] if claim[0] in ids]
-        answer = None if call.answer is None else [claim for claim in call.answer if claim[0] in ids]
-        return replace(call, arguments=arguments, answer=answer) if arguments["claims"] else None
-    if call.method == "tasks" and not call.lost:
-        page, cursor = call.answer
-        return replace(call, answer=([task for task in page if task.id in ids], cursor))
-    if "task_id" in arguments:
-        return call if arguments["task_id"] in ids else None
-    return call if call.method == "claim" else None
+    if call.method in _RESTRICTIONS:
+        return _RESTRICTIONS[call.method](call, ids)
+    return call if call.arguments.get("task_id") in ids else None
+
+
+def _restricted_enqueue(call: Call, ids: frozenset[str]) -> Call | None:
+    tasks = [task for task in call.arguments["tasks"] if task.id in ids]
+    error = call.error
+    if isinstance(error, TaskExists):
+        offending = [task_id for task_id in error.task_ids if task_id in ids]
+        if not offending:
+            return None
+        error = TaskExists(offending)
+    return replace(call, arguments={"tasks": tasks}, error=error) if tasks else None
+
+
+def _restricted_answer(call: Call, ids: frozenset[str]) -> Call | None:
+    if call.lost:
+        return call
+    answer = [task for task in call.answer if task.id in ids]
+    limit = call.arguments["limit"] - (len(call.answer) - len(answer))
+    return replace(call, arguments={**call.arguments, "limit": limit}, answer=answer) if limit else None
+
+
+def _restricted_extend(call: Call, ids: frozenset[str]) -> Call | None:
+    claims = [claim for claim in call.arguments["claims"] if claim[0] in ids]
+    answer = None if call.answer is None else [claim for claim in call.answer if claim[0] in ids]
+    return replace(call, arguments={**call.arguments, "claims": claims}, answer=answer) if claims else None
+
+
+def _restricted_page(call: Call, ids: frozenset[str]) -> Call | None:
+    if call.lost:
+        return None
+    page, cursor = call.answer
+    return replace(call, answer=([task for task in page if task.id in ids], cursor))
+
+
+_RESTRICTIONS: Final[Mapping[str, Callable[[Call, frozenset[str]], Call | None]]] = {
+    "enqueue": _restricted_enqueue,
+    "claim": _restricted_answer,
+    "expired": _restricted_answer,
+    "extend": _restricted_extend,
+    "tasks": _restricted_page,
+}

@@ -60,9 +60,15 @@ class Call:
 
 @dataclass(slots=True)
 class Recorder:
-    """Makes calls and keeps the history."""
+    """Makes calls and keeps the history.
+
+    Attributes:
+        calls: The calls that have ended, in the order of their ends.
+        under_way: The tasks that are in the middle of a call.
+    """
 
     calls: list[Call] = field(default_factory=list)
+    under_way: set["asyncio.Task[Any] | None"] = field(default_factory=set)
     _instant: int = 0
 
     async def call(self, handle: Subject, method: str, *args: Any, **options: Any) -> Any:
@@ -79,6 +85,8 @@ class Recorder:
         arguments = dict(zip(METHODS[method], args, strict=False)) | options
         start = self._now()
         bound = getattr(handle, method)
+        task = asyncio.current_task()
+        self.under_way.add(task)
         try:
             answer = await bound(*args, **options)
         except asyncio.CancelledError:
@@ -91,6 +99,8 @@ class Recorder:
             if isinstance(error, REFUSALS):
                 return error
             raise
+        finally:
+            self.under_way.discard(task)
         self._record(handle, method, arguments, start, answer=answer)
         return answer
 

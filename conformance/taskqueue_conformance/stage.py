@@ -93,9 +93,8 @@ class Stage:
         )  # fmt: skip
         # Also the settling point of calls that were cancelled.
         for index in range(len(self.handles)):
-            await self.call(index, "counts")
+            await self.call(index, "tasks", limit=1000)
         await asyncio.gather(
-            self.call(0, "tasks", limit=1000),
             self.call(0, "counts"),
             self.call(0, "next_due"),
             *(self.call(-1, "get", task_id) for task_id in ids),

@@ -15,8 +15,9 @@ from typing import Any, Final
 BLOCKED_S: Final = 0.01
 """After how many seconds without progress a call counts as blocked by another one."""
 
-_STICKINESS: Final = (0.0, 0.5, 0.9)
-"""How likely the same call goes on, one of these for each run: some races need many steps of one call in a row."""
+_STICKINESS: Final = (0.1, 0.5, 0.9)
+"""How likely the same call goes on, one of these for each run: some races need a change after each step, and others
+many steps of one call in a row."""
 
 
 class Stepper:
@@ -85,8 +86,9 @@ class Stepper:
         # In an order that does not depend on which thread was quicker.
         ready = sorted(self._ready, key=lambda strand: strand.number)
         same = [strand for strand in ready if strand.call is self._last]
-        if same and self._rng.random() < self._stickiness:
-            ready = same
+        others = [strand for strand in ready if strand.call is not self._last]
+        if same and others:
+            ready = same if self._rng.random() < self._stickiness else others
         strand = self._rng.choice(ready)
         self.switches += strand.call is not self._last
         self._last = strand.call
@@ -112,10 +114,12 @@ class Stepper:
         return self._started
 
     def suspended(self, strand: "Strand") -> None:
+        """Take note that a strand awaits something."""
         self.suspensions += 1
         self._tell(strand)
 
     def parked(self, strand: "Strand", *, first: bool) -> None:
+        """Take note that a strand could go on, or begin."""
         self._ready.append(strand)
         self._progress.set()
         if not first:
@@ -158,7 +162,6 @@ class Strand(Coroutine[Any, Any, Any]):
     Attributes:
         call: The call that it belongs to.
         number: Counted from 1, in the order of their starts.
-        ready: Whether it could go on; otherwise it runs, or awaits something.
     """
 
     def __init__(self, inner: Coroutine[Any, Any, Any], call: _Call, number: int) -> None:
@@ -171,6 +174,7 @@ class Strand(Coroutine[Any, Any, Any]):
 
     @property
     def ready(self) -> bool:
+        """Whether it could go on, and is held."""
         return self._gate is not None
 
     def let_go(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,11 +11,11 @@ from typing import Any, Final
 
 from taskqueue import Task
 from taskqueue_conformance.check import check
-from taskqueue_conformance.checks.schedules import mixed_calls
+from taskqueue_conformance.checks.schedules import accepted_writes, mixed_calls
 from taskqueue_conformance.lab import LEASE, NOON, Lab, new_failure, new_task
 from taskqueue_conformance.linearization import same_refusal, told
 from taskqueue_conformance.model import Model
-from taskqueue_conformance.recording import REFUSALS
+from taskqueue_conformance.recording import REFUSALS, Recorder
 from taskqueue_conformance.stage import Stage
 from taskqueue_conformance.stepper import Stepper, Strand
 from taskqueue_conformance.subject import Subject
@@ -104,7 +105,7 @@ READS: Final[Mapping[str, Plan]] = {
     "X1",
     "A call that is cancelled at its k-th await has happened or has not, and nothing lands later",
     layer="interruptions",
-    cases=WRITES | READS,
+    cases={**WRITES, **READS},
     look="what becomes of a transaction, a lock or a thread's job when CancelledError comes at this await",
 )
 async def cancelled_at_every_await(lab: Lab, plan: Plan) -> None:
@@ -149,9 +150,8 @@ async def cancelled_beside_others(lab: Lab) -> None:
     stage = Stage(lab, handles=2)
     for _ in range(lab.effort.disturbances):
         await stage.clear()
-        actors = await mixed_calls(stage)
-        disturbance = _Disturbance({lab.rng.randint(1, 8 * len(actors)) for _ in range(2)})
-        await stage.play(*actors, stepper=Stepper(lab.rng, watch=disturbance))
+        actors = await lab.rng.choice((mixed_calls, accepted_writes))(stage)
+        await stage.play(*actors, stepper=Stepper(lab.rng, watch=_Disturbance(lab.rng, stage.recorder)))
     lab.notes.update(
         schedules=lab.effort.disturbances,
         required_schedules=lab.effort.disturbances,
@@ -194,16 +194,23 @@ class _Interruption:
 
 
 class _Disturbance:
-    """Cancels whichever call makes the n-th step of a schedule, for some n."""
+    """Cancels one or two calls of a schedule, wherever they are."""
 
-    def __init__(self, steps: set[int]) -> None:
-        self._steps = steps
-        self._seen = 0
+    LIKELIHOOD: Final = 0.25
+    MOST: Final = 2
+
+    def __init__(self, rng: random.Random, recorder: Recorder) -> None:
+        self._rng = rng
+        self._recorder = recorder
+        self._left = self.MOST
 
     def __call__(self, strand: Strand) -> None:
-        self._seen += 1
-        if self._seen in self._steps and strand.call.task is not None:
-            strand.call.task.cancel()
+        task = strand.call.task
+        if task is None or task not in self._recorder.under_way or not self._left:
+            return
+        if self._rng.random() < self.LIKELIHOOD:
+            self._left -= 1
+            task.cancel()
 
 
 class _Rounds:
@@ -221,6 +228,7 @@ class _Rounds:
         self._count = 0
         self._landed = 0
         self._cancelled = 0
+        self._before = ""
 
     @classmethod
     async def begin(cls, lab: Lab, plan: Plan) -> "_Rounds":
@@ -291,6 +299,9 @@ class _Rounds:
             raise answer
         cancelled = isinstance(answer, asyncio.CancelledError)
         what = f"{method}() was {interruption}" if interruption.made else f"{method}() had run to its end"
+        if not interruption.made and self._before:
+            what += f", after one that was {self._before}"
+        self._before = str(interruption)
         expect(
             f"the outcome, when {what}",
             cancelled or not isinstance(answer, BaseException),
@@ -314,11 +325,7 @@ class _Rounds:
                 continue
             differing = sorted(
                 (
-                    {
-                        task_id
-                        for task_id in {*tasks, *model.stored}
-                        if tasks.get(task_id) != model.stored.get(task_id)
-                    }
+                    {task_id for task_id in {*tasks, *model.stored} if tasks.get(task_id) != model.stored.get(task_id)}
                     for model in allowed
                 ),
                 key=len,

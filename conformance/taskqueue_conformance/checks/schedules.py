@@ -150,7 +150,9 @@ async def claims_race(lab: Lab) -> None:
     await _explore(lab, scene)
 
 
-@check("L1", "Of outcomes, cancels and extends that race, one ends the task, and the others are refused", layer="schedules")
+@check(
+    "L1", "Of outcomes, cancels and extends that race, one ends the task, and the others are refused", layer="schedules"
+)
 async def outcomes_race(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:
         await _running(stage, *_numbered(2))
@@ -191,7 +193,9 @@ async def recovery_races_the_holder(lab: Lab) -> None:
     await _explore(lab, scene)
 
 
-@check("L1", "Enqueues of the same ids race: each id is enqueued once, each list wholly or not at all", layer="schedules")
+@check(
+    "L1", "Enqueues of the same ids race: each id is enqueued once, each list wholly or not at all", layer="schedules"
+)
 async def enqueues_race(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:
         await stage.put(new_task("t0", available_at=LATER))
@@ -214,7 +218,9 @@ async def enqueues_race(lab: Lab) -> None:
     await _explore(lab, scene)
 
 
-@check("R1", "Workers that fail and retry race: each claim is counted once, and none exceeds the budget", layer="schedules")
+@check(
+    "R1", "Workers that fail and retry race: each claim is counted once, and none exceeds the budget", layer="schedules"
+)
 async def retries_race(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:
         await stage.put(*(new_task(f"t{number}", max_retries=stage.rng.randint(0, 3)) for number in (1, 2, 3)))
@@ -223,7 +229,9 @@ async def retries_race(lab: Lab) -> None:
     await _explore(lab, scene)
 
 
-@check("G1", "Purges race each other and everything else: each removes what it counts, and only that", layer="schedules")
+@check(
+    "G1", "Purges race each other and everything else: each removes what it counts, and only that", layer="schedules"
+)
 async def purges_race(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:
         await stage.put(*_numbered(5, available_at=LATER))
@@ -314,6 +322,23 @@ async def mixed_calls(stage: Stage) -> list[Actor]:
         _lister(stage, 0, 2),
         _counter(stage, 0),
         _purger(stage, 0, 1),
+    ]
+    return _some(stage, actors, 3, 6)
+
+
+async def accepted_writes(stage: Stage) -> list[Actor]:
+    """Prepare some tasks, and return calls on one handle of which each would be accepted, whatever the others do."""
+    await _running(stage, *_numbered(4))
+    await stage.put(new_task("u1", available_at=LATER))
+    actors = [
+        _enqueuer(stage, 0, new_task("v1"), new_task("v2")),
+        _enqueuer(stage, 0, new_task("w1"), new_task("w2")),
+        _claimer(stage, 0, 4),
+        _complete(stage, 0, "t1", 1),
+        _fail(stage, 0, "t2"),
+        _cancel(stage, 0, "u1"),
+        _extend(stage, 0, "t3", "t4"),
+        _complete(stage, 1, "t4", 1),
     ]
     return _some(stage, actors, 3, 6)
 
