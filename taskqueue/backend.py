@@ -12,7 +12,8 @@ Words
 What every method promises
     * **Atomic and linearizable.** Each call takes effect at one instant between its start and its return, across all
       handles and processes, wholly or not at all. A call that raises has changed nothing. What a call acknowledged
-      by returning is still there after a crash of any process, if the store is durable (D1, D2).
+      by returning is still there after a crash of any process, if the store is durable (D1, D2). A durable store in
+      local files also has them synced to the disk before it acknowledges, unless its user chose otherwise.
     * **No clock.** A backend never reads a clock, neither Python's nor the database's. The outcome of a call depends
       on the stored state and the arguments alone (E4). ``now`` may be decades away from the host's time and may go
       backwards between calls. The one exception is ``wait``, whose seconds are measured by the event loop.
