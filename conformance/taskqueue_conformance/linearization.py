@@ -147,7 +147,9 @@ class _Search:
         self._misfits: dict[int, tuple[int, Mismatch]] = {}
 
     def explains(self) -> bool:
-        return self._from(_Store(), (1 << len(self._calls)) - 1)
+        # What changed nothing and got no answer needs no place.
+        placed = [i for i, call in enumerate(self._calls) if not (self._optional[i] and _idle(call))]
+        return self._from(_Store(), sum(1 << i for i in placed))
 
     def misfit_of(self, call: Call) -> Mismatch:
         """Return why ``call`` did not fit, where most other calls did."""
@@ -171,12 +173,13 @@ class _Search:
         return False
 
     def _take_reads(self, store: _Store, left: int) -> int:
-        """Take every call that changes nothing and fits: where it fits it does no harm."""
+        """Take every call that changes nothing and fits, unless that makes it too late for a call without an answer."""
         found = True
         while found:
             found = False
             for index in self._next(left):
-                if _idle(self._calls[index]) and any(True for _ in self._tried(store, index, left)):
+                harmless = _idle(self._calls[index]) and not self._overdue(left, index)
+                if harmless and any(True for _ in self._tried(store, index, left)):
                     left = self._without(left, index)
                     found = True
         return left
@@ -188,12 +191,14 @@ class _Search:
         return sorted((i for i in members if self._calls[i].start < horizon), key=lambda i: self._ends[i])
 
     def _without(self, left: int, index: int) -> int:
-        left &= ~(1 << index)
-        start = self._calls[index].start
-        for other in self._members(left):
-            if self._optional[other] and self._ends[other] < start:
-                left &= ~(1 << other)  # too late for that one to take effect
+        for taken in (index, *self._overdue(left, index)):
+            left &= ~(1 << taken)
         return left
+
+    def _overdue(self, left: int, index: int) -> list[int]:
+        """Return which calls without an answer cannot take effect any more after this one."""
+        start = self._calls[index].start
+        return [i for i in self._members(left) if self._optional[i] and self._ends[i] < start]
 
     def _members(self, left: int) -> list[int]:
         return [i for i in range(len(self._calls)) if left >> i & 1]

@@ -143,6 +143,17 @@ def a_cancelled_call_that_lands_before_the_next(h: Made) -> Iterable[object]:
     )  # fmt: skip
 
 
+def a_cancelled_claim_that_is_seen_long_after_it_was_settled(h: Made) -> Iterable[object]:
+    return (
+        h.enqueue(A),
+        h.call("claim", now=NOON, limit=1, lease_expires_at=NOON + LEASE, lost=True, handle="x"),
+        h.get("b", None, handle="x"),
+        h.get("c", None, handle="y"),
+        h.call("tasks", limit=1, lost=True, handle="x"),
+        h.get("a", A1, handle="y"),
+    )
+
+
 def a_purge(h: Made) -> Iterable[object]:
     return (
         h.enqueue(A, B), h.cancel("a"), h.cancel("b"),
@@ -161,6 +172,7 @@ def a_purge(h: Made) -> Iterable[object]:
         enqueues_that_overlap_in_either_order,
         a_complete_that_wins_against_a_cancel,
         a_cancelled_claim_that_took_effect,
+        a_cancelled_claim_that_is_seen_long_after_it_was_settled,
         a_cancelled_enqueue_that_did_not,
         a_cancelled_call_that_lands_before_the_next,
         a_purge,
