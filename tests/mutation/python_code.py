@@ -1,0 +1,120 @@
+"""Mutants of the reference's Python code, made by cosmic-ray; ``python tests/mutation/python_code.py``.
+
+cosmic-ray makes the changes (``pip install cosmic-ray``); the conformance suite alone judges them, as for the SQL.
+"""
+
+import argparse
+import ast
+import random
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.ast.ast_query import ASTQuery
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator, operator_names
+from judge import PROJECT, Mutant, add_options, main, modules
+
+_OUTSIDE: Final = {
+    "sqlite": {"__init__", "from_url", "path", "__repr__"},
+    "_sqlite_file": {"_advice", "unavailable"},
+}
+"""What the contract, and therefore the suite, says nothing about: settings, URLs, and the wording of messages."""
+
+
+def mutants_of(module: Path) -> Iterator[Mutant]:
+    """Yield cosmic-ray's mutants of a module.
+
+    Left out are those that are no Python, those that change no more than an annotation, and equal ones.
+    """
+    source = (PROJECT / module).read_text(encoding="utf-8")
+    seen = {_running_code(source)}
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in operator_names():
+        kind = get_operator(name)
+        if kind.arguments():  # cosmic-ray leaves these out as well, unless it is told with which names
+            continue
+        operator = kind()
+        places = [(node, start) for node in nodes for start, _ in operator.mutation_positions(node)]
+        numbers: dict[str, int] = {}
+        for occurrence, (node, (line, _)) in enumerate(places):
+            definition = ASTQuery(node).get_definition_name() or "module"
+            if definition in _OUTSIDE.get(module.stem, set()):
+                continue
+            changed = _mutated(source, operator, occurrence)
+            code = None if changed is None else _running_code(changed)
+            if changed is None or code is None or code in seen:
+                continue
+            seen.add(code)
+            short = name.removeprefix("core/")
+            numbers[definition] = numbers.get(definition, 0) + 1
+            before, after = _difference(source, changed)
+            yield Mutant(
+                id=f"{module.stem}/{definition}/{short}/{numbers[definition]}",
+                module=module,
+                operator=short,
+                line=line,
+                before=before,
+                after=after,
+                source=changed,
+            )
+
+
+def _mutated(source: str, operator: Operator, occurrence: int) -> str | None:
+    try:
+        mutated: str | None = mutate_code(source, operator, occurrence)
+    except AttributeError:  # cosmic-ray 8.7 cannot replace an exception with a dotted name, such as sqlite3.Error
+        return None
+    return mutated
+
+
+def _running_code(source: str) -> str | None:
+    """Return what tells programs apart that do different things, or None if this is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the mutant makes of it may be odd
+            tree = ast.parse(source)
+            compile(source, "mutant", "exec")
+    except (SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def _difference(source: str, changed: str) -> tuple[str, str]:
+    """Return the first lines that differ."""
+    for before, after in zip(source.splitlines(), changed.splitlines(), strict=False):
+        if before != after:
+            return before.strip(), after.strip()
+    return "", ""
+
+
+def mutants(pattern: str = "") -> Iterator[Mutant]:
+    """Yield every mutant of the Python code in the modules whose names match."""
+    for module in (each for each in modules() if re.search(pattern, each.stem)):
+        yield from mutants_of(module)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Let the conformance suite judge mutants of the reference's code.")
+    add_options(parser, "mutation-python.jsonl")
+    parser.add_argument("--module", default="", metavar="REGEX", help="only mutants of modules that match")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of them, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    arguments = parser.parse_args()
+    everything = list(mutants(arguments.module))
+    if arguments.sample is not None and arguments.sample < len(everything):
+        drawn = random.Random(arguments.seed).sample(range(len(everything)), arguments.sample)  # noqa: S311 - repeatable
+        everything = [everything[index] for index in sorted(drawn)]
+    sys.exit(main(everything, arguments))
