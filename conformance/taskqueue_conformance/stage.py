@@ -92,8 +92,7 @@ class Stage:
             for task in call.arguments["tasks"]
         )  # fmt: skip
         # Also the settling point of calls that were cancelled.
-        for index in range(len(self.handles)):
-            await self.call(index, "tasks", limit=1000)
+        await asyncio.gather(*(self.call(index, "tasks", limit=1000) for index in range(len(self.handles))))
         await asyncio.gather(
             self.call(0, "counts"),
             self.call(0, "next_due"),
