@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Final
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -73,13 +74,17 @@ def _mutated(source: str, operator: Operator, occurrence: int) -> str | None:
     return mutated
 
 
-def _running_code(source: str) -> str | None:
-    """Return what tells programs apart that do different things, or None if this is none."""
+def _running_code(source: str) -> object:
+    """Return what tells programs apart that do different things, or None if this is none.
+
+    Annotations do nothing. Nor does cosmic-ray mean it when it takes the ``*`` of a signature for a multiplication and
+    makes a division of it, which is a signature too; the reference has no such signatures.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the mutant makes of it may be odd
-            tree = ast.parse(source)
             compile(source, "mutant", "exec")
+            tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return None
     for node in ast.walk(tree):
@@ -88,8 +93,20 @@ def _running_code(source: str) -> str | None:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.returns = None
         elif isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(None)
-    return ast.dump(tree)
+            node.annotation = ast.copy_location(ast.Constant(None), node)
+        elif isinstance(node, ast.arguments) and node.posonlyargs:
+            return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _instructions(compile(tree, "mutant", "exec"))
+
+
+def _instructions(code: CodeType) -> object:
+    """Return what a piece of code does, wherever it stands; Python makes one thing of ``not a is b``, ``a is not b``."""
+    constants = tuple(
+        _instructions(each) if isinstance(each, CodeType) else (type(each), repr(each)) for each in code.co_consts
+    )
+    return code.co_code, constants, code.co_names, code.co_varnames, code.co_exceptiontable
 
 
 def _difference(source: str, changed: str) -> tuple[str, str]:
