@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from taskqueue_conformance import hindsight
 from taskqueue_conformance.check import Check, NotVerified
 from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
@@ -30,6 +32,8 @@ SUITE = "conformance"
 """What the node ids of the suite begin with."""
 
 _FRAMES = 6
+_SEQUENTIAL = frozenset({"scenarios", "edges"})
+"""The layers whose calls follow each other, so that the model can say afterwards which answer was wrong."""
 _OUR_FOLDER = str(Path(__file__).parent)
 
 
@@ -139,7 +143,17 @@ class CheckItem(pytest.Item):
     def broken_by(self, error: BaseException) -> str:
         """Return the id of the requirement that ``error`` shows to be broken."""
         named = error.requirement if isinstance(error, Violation) else None
+        breach = self.breach
+        if breach is not None and named != "E4":  # which takes an experiment to tell
+            return breach.requirement
         return named or self.check.requirement
+
+    @functools.cached_property
+    def breach(self) -> hindsight.Breach | None:
+        """The first wrong answer that a failed check got, where it can be told."""
+        if self.lab is None or self.lab.has_children or self.check.layer not in _SEQUENTIAL:
+            return None
+        return hindsight.first_breach(self.lab.journal.record.calls)
 
     def explain(self, error: BaseException) -> str:
         """Return the failure for a person: requirement, expected, actual, where to look, and the calls before it."""
@@ -159,6 +173,7 @@ class CheckItem(pytest.Item):
             ("where", what),
             ("expected", expected),
             ("actual", actual),
+            ("first seen", "" if self.breach is None else str(self.breach)),
             ("look at", look),
             ("deviation", self.layer.setting.harness.deviations.get(check.id, "")),
             ("raised at", "" if isinstance(error, Violation) else _place(error)),

@@ -60,7 +60,10 @@ class Lab:
     def unconnected(self, *, store: str | None = None) -> Subject:
         """Return a new handle on this check's store, or on another one, that is not connected yet."""
         subject = Subject(
-            self.harness.backend(store or self.store), self.journal, name=f"handle{len(self._opened) + 1}"
+            self.harness.backend(store or self.store),
+            self.journal,
+            name=f"handle{len(self._opened) + 1}",
+            store=store or self.store,
         )
         self._opened.append(subject)
         return subject
@@ -95,6 +98,11 @@ class Lab:
         server = await fork_server(self.target, environment)
         self._children.append(server.fork(main, *args))
         return self._children[-1]
+
+    @property
+    def has_children(self) -> bool:
+        """Whether child processes were started, whose calls are in no journal."""
+        return bool(self._children)
 
     async def put(self, backend: Backend, *tasks: Task) -> None:
         """Enqueue tasks in one call and read each of them back, field by field.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from taskqueue import Backend, Failure, Task, TaskStatus
+from taskqueue_conformance.hindsight import Record
 from taskqueue_conformance.violation import Violation, shown
 
 DEADLINE_S = 20.0
@@ -31,6 +32,7 @@ class Journal:
         self.calls: deque[str] = deque(maxlen=12)
         self.written: dict[str, Task] = {}
         self.witnessed = False
+        self.record = Record()
 
     def wrote(self, tasks: Sequence[Task]) -> None:
         """Remember what was enqueued."""
@@ -55,10 +57,11 @@ class Subject:
     wrong shape, is a :class:`~taskqueue_conformance.violation.Violation`.
     """
 
-    def __init__(self, backend: Backend, journal: Journal, *, name: str = "backend") -> None:
+    def __init__(self, backend: Backend, journal: Journal, *, name: str = "backend", store: str = "") -> None:
         self.backend = backend
         self.journal = journal
         self.name = name
+        self.store = store
         self.deadline = DEADLINE_S
 
     async def connect(self) -> None:
@@ -76,7 +79,7 @@ class Subject:
         missing = missing_methods(clone)
         if missing:
             raise Violation("clone()", expected="an unconnected handle", actual=f"{shown(clone)}", breaks="HANDLES")
-        return type(self)(clone, self.journal, name=f"{self.name}'")
+        return type(self)(clone, self.journal, name=f"{self.name}'", store=self.store)
 
     async def enqueue(self, tasks: Sequence[Task]) -> None:
         """Pass on."""
@@ -167,6 +170,7 @@ class Subject:
         bound: Callable[..., Awaitable[Any]] = getattr(self.backend, method)
         seconds = self.deadline if deadline is None else deadline
         timer = asyncio.timeout(seconds)
+        recorded = self.journal.record.begin(self.store, method, _named_arguments(method, args, kwargs))
         try:
             async with timer:
                 awaitable = bound(*args, **kwargs)
@@ -174,6 +178,7 @@ class Subject:
                     raise _shape(method, "a coroutine to await", awaitable)  # noqa: TRY301 - it has its place in the journal
                 answer = await awaitable
         except BaseException as error:
+            self.journal.record.end(recorded, error)
             self.journal.calls.append(f"{call} raised {type(error).__name__}: {shown(str(error))}")
             if timer.expired():
                 raise Violation(
@@ -183,8 +188,14 @@ class Subject:
                     look=f"{method}: what it waits for",
                 ) from error
             raise
+        self.journal.record.end(recorded, answer)
         self.journal.calls.append(f"{call} -> {shown(answer)}")
         return answer
+
+
+def _named_arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    named: dict[str, Any] = dict(zip(METHODS[method], args, strict=False))
+    return named | kwargs
 
 
 def missing_methods(backend: object) -> list[str]:

@@ -1,0 +1,315 @@
+"""Which answer was the first wrong one: the calls of a failed check, made again on the model of the contract.
+
+A check sees a breach where it looks, which may be long after it happened and under another heading. The model knows
+every answer that the contract allows, as long as one call followed the other; so the first answer that differs says
+which requirement was broken, whatever the check was about.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from taskqueue import NotConnected, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
+from taskqueue_conformance.blame import by_difference
+from taskqueue_conformance.model import Model
+from taskqueue_conformance.violation import shown
+
+LONGEST: Final = 5000
+"""How many calls are remembered. A check that makes more has mostly been running in circles."""
+
+_REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
+_READS: Final = frozenset({"get", "tasks", "counts", "next_due", "expired"})
+_SUMMARIES: Final = frozenset({"counts", "next_due"})
+_STEPS: Final[Mapping[str, str]] = {
+    "enqueue": "API", "claim": "C2", "extend": "L2", "complete": "V1", "fail": "R2", "cancel": "L1", "purge": "G1",
+    "expired": "D3", "next_due": "LISTING", "get": "API", "tasks": "LISTING", "counts": "LISTING",
+}  # fmt: skip
+_RAISED: Final[Mapping[str, str]] = {**_STEPS, "claim": "C3", "fail": "V2"}
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a method: what it was given, and what came of it.
+
+    Attributes:
+        store: The name of the store.
+        method: The method's name.
+        arguments: Its arguments by name.
+        answer: What it returned, or the exception that it raised.
+        ended: Whether it has.
+        overlapped: Whether another call was under way in the meantime.
+    """
+
+    store: str
+    method: str
+    arguments: Mapping[str, Any]
+    answer: Any = None
+    ended: bool = False
+    overlapped: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """The calls of one check, in the order in which they began."""
+
+    calls: list[Call] = field(default_factory=list)
+    under_way: list[Call] = field(default_factory=list)
+
+    def begin(self, store: str, method: str, arguments: Mapping[str, Any]) -> Call:
+        """Note that a call begins."""
+        call = Call(store, method, {name: _copied(value) for name, value in arguments.items()})
+        if method != "wait":
+            for other in self.under_way:
+                other.overlapped = call.overlapped = True
+            self.under_way.append(call)
+        if len(self.calls) < LONGEST:
+            self.calls.append(call)
+        return call
+
+    def end(self, call: Call, answer: Any) -> None:
+        """Note what came of a call."""
+        call.answer, call.ended = answer, True
+        if call.method != "wait":
+            self.under_way.remove(call)
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """The first answer that the contract does not allow.
+
+    Attributes:
+        requirement: The requirement that it breaks.
+        call: The call that it answered.
+        expected: What the contract says.
+    """
+
+    requirement: str
+    call: Call
+    expected: object
+
+    def __str__(self) -> str:
+        """Say what was called, what it answered, and what the contract says."""
+        call = self.call
+        arguments = ", ".join(f"{name}={shown(value)}" for name, value in call.arguments.items())
+        answer = call.answer
+        answered = f"raised {type(answer).__name__}" if isinstance(answer, BaseException) else f"-> {shown(answer)}"
+        return f"{call.method}({arguments})\n{answered}\nthe contract says: {shown(self.expected)}"
+
+
+def first_breach(calls: Sequence[Call]) -> Breach | None:
+    """Return the first wrong answer, or None if there is none, or if it cannot be told which one it is."""
+    stores: dict[str, _Retrial] = {}
+    suspicion: Breach | None = None
+    for call in calls:
+        if call.overlapped or not call.ended or isinstance(call.answer, asyncio.CancelledError):
+            if call.method in _READS or call.method in {"connect", "close", "wait"}:
+                continue
+            break
+        if isinstance(call.answer, NotConnected):
+            continue
+        retrial = stores.setdefault(call.store, _Retrial())
+        breach = retrial.judge(call)
+        if breach is not None and call.method in _SUMMARIES:
+            # They may be right about a store that is wrong: what was stored comes first.
+            suspicion = suspicion or breach
+        elif breach is not None:
+            return breach
+        if retrial.lost:
+            break
+    return suspicion
+
+
+class _Retrial:
+    """One store as the model has it."""
+
+    def __init__(self) -> None:
+        self.model = Model()
+        self.lost = False
+        self.last: dict[str, str] = {}
+        self.reopened: set[str] = set()
+        self.purged: set[str] = set()
+        self.refused: set[str] = set()
+
+    def judge(self, call: Call) -> Breach | None:
+        """Make the call on the model, and return the breach if its answer is not the same."""
+        if call.method in {"connect", "close"}:
+            self.reopened = set(self.model.stored)
+            return None
+        if call.method == "wait":
+            return None
+        try:
+            expected = getattr(self, f"_{call.method}", self._plain)(call)
+        except _REFUSALS as refusal:
+            return self._refusal(call, refusal)
+        if isinstance(call.answer, BaseException):
+            requirement = "L2" if isinstance(call.answer, StaleClaim) else _RAISED[call.method]
+            return Breach(requirement, call, expected)
+        broken = self._compare(call, expected)
+        return None if broken is None else Breach(broken, call, expected)
+
+    def _plain(self, call: Call) -> Any:
+        return getattr(self.model, call.method)(**call.arguments)
+
+    def _enqueue(self, call: Call) -> None:
+        self.model.enqueue(call.arguments["tasks"])
+        self._touched("enqueue", *(task.id for task in call.arguments["tasks"]))
+
+    def _claim(self, call: Call) -> list[Task]:
+        expected = self.model.claim(**call.arguments)
+        self._touched("claim", *(task.id for task in expected))
+        return expected
+
+    def _extend(self, call: Call) -> list[tuple[str, int]]:
+        expected = self.model.extend(**call.arguments)
+        self.refused.update(task_id for task_id, _ in call.arguments["claims"] if task_id not in self.model.stored)
+        self._touched("extend", *(task_id for task_id, _ in expected))
+        return expected
+
+    def _complete(self, call: Call) -> None:
+        self.model.complete(**call.arguments)
+        self._touched("complete", call.arguments["task_id"])
+
+    def _fail(self, call: Call) -> Task:
+        expected = self.model.fail(**call.arguments)
+        self._touched("fail", call.arguments["task_id"])
+        return expected
+
+    def _cancel(self, call: Call) -> bool:
+        expected = self.model.cancel(**call.arguments)
+        if expected:
+            self._touched("cancel", call.arguments["task_id"])
+        return expected
+
+    def _get(self, call: Call) -> Task | None:
+        return self.model.stored.get(call.arguments["task_id"])
+
+    def _expired(self, call: Call) -> list[Task]:
+        return self.model.expired(now=call.arguments["now"])
+
+    def _tasks(self, call: Call) -> list[Task]:
+        return self.model.tasks(call.arguments["status"])
+
+    def _purge(self, call: Call) -> int:
+        limit: int = call.arguments["limit"]
+        may_go = self.model.purgeable(finished_before=call.arguments["finished_before"])
+        if limit < len(may_go) and limit and may_go[limit - 1].finished_at == may_go[limit].finished_at:
+            self.lost = True  # which of them went is free
+        gone = [task.id for task in may_go[:limit]]
+        self.model.forget(gone)
+        self.purged.update(gone)
+        return len(gone)
+
+    def _touched(self, method: str, *task_ids: str) -> None:
+        for task_id in task_ids:
+            self.last[task_id] = method
+            self.reopened.discard(task_id)
+            self.purged.discard(task_id)
+
+    def _refusal(self, call: Call, expected: Exception) -> Breach | None:
+        actual = call.answer
+        if isinstance(expected, TaskNotFound):
+            self.refused.add(expected.task_id)
+        if type(actual) is type(expected) and _told(actual) == _told(expected):
+            return None
+        if isinstance(expected, TaskNotFound):
+            requirement = "G1" if expected.task_id in self.purged else "L3"
+        elif isinstance(expected, TaskExists):
+            requirement = "L1" if set(expected.task_ids) & set(self.model.stored) else "API"
+        elif isinstance(expected, StaleClaim) and expected.lease_expires_at is not None:
+            requirement = "D3"
+        else:
+            running = isinstance(expected, StaleClaim) and expected.status is TaskStatus.RUNNING
+            requirement = "L2" if running else "L1"
+        return Breach(requirement, call, expected)
+
+    def _compare(self, call: Call, expected: Any) -> str | None:
+        actual = call.answer
+        if call.method == "get":
+            return self._stored(call.arguments["task_id"], actual)
+        if call.method == "claim":
+            return self._claimed(expected, list(actual), now=call.arguments["now"], limit=call.arguments["limit"])
+        if call.method == "fail":
+            return None if actual == expected else by_difference(expected, actual) or "R2"
+        if call.method == "tasks":
+            return self._page(call, expected)
+        if call.method == "expired":
+            return self._listed_expired(call, expected)
+        if call.method == "extend":
+            actual = [*actual]
+        if call.method == "counts":
+            actual = dict(actual)
+        return None if actual == expected else _STEPS[call.method]
+
+    def _stored(self, task_id: str, actual: Task | None) -> str | None:
+        expected = self.model.stored.get(task_id)
+        if actual == expected:
+            return None
+        if expected is None:
+            self.lost = task_id not in self.purged | self.refused  # somebody else has enqueued it
+            return "G1" if task_id in self.purged else "L3" if task_id in self.refused else None
+        if task_id in self.reopened:
+            return "D1"
+        return by_difference(expected, actual) or _STEPS[self.last.get(task_id, "enqueue")]
+
+    def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
+        if actual == expected:
+            return None
+        for task in actual:
+            if task.id not in self.model.stored:
+                self.lost = True
+                return None
+            mine = self.model.stored[task.id]
+            kept = replace(task, payload=mine.payload, enqueued_at=mine.enqueued_at, available_at=mine.available_at)
+            if (inexact := by_difference(kept, task)) is not None:
+                return inexact
+        if [task.id for task in actual] != [task.id for task in expected]:
+            return _wrong_choice(expected, actual, now=now, limit=limit)
+        differing = next((one, other) for one, other in zip(expected, actual, strict=True) if one != other)
+        return by_difference(*differing) or "C2"
+
+    def _page(self, call: Call, expected: Sequence[Task]) -> str | None:
+        page, _ = call.answer
+        for task in page:
+            if (requirement := self._stored(task.id, task)) is not None or self.lost:
+                return requirement
+        ids, limit = [task.id for task in expected], call.arguments["limit"]
+        if call.arguments["after"] is None:
+            return None if [task.id for task in page] == ids[:limit] else "LISTING"
+        return None if all(task.id in ids for task in page) else "LISTING"
+
+    def _listed_expired(self, call: Call, expected: Sequence[Task]) -> str | None:
+        limit = call.arguments["limit"]
+        leases = [task.lease_expires_at for task in expected[:limit]]
+        for task in call.answer:
+            if task not in expected:
+                return self._stored(task.id, task) or (None if self.lost else "D3")
+        return None if [task.lease_expires_at for task in call.answer] == leases else "D3"
+
+
+def _wrong_choice(expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str:
+    """Return the requirement that a wrong choice of tasks, or a wrong order, breaks."""
+    wanted, got = {task.id for task in expected}, [task.id for task in actual]
+    extra = [task for task in actual if task.id not in wanted]
+    early = [task for task in extra if task.available_at > now]
+    if early:
+        host = datetime.now(UTC)
+        return "E4" if now < host and all(task.available_at <= host for task in early) else "E1"
+    if len(set(got)) < len(got) or any(task.attempts > 1 + len(task.failures) for task in extra):
+        return "C1"
+    if len(got) > limit or len(got) < len(wanted):
+        return "E2"
+    return "C1" if extra and len(got) > len(wanted) else "C3"
+
+
+def _told(refusal: Exception) -> Mapping[str, Any]:
+    return {
+        name: frozenset(value) if name == "task_ids" else value
+        for name, value in vars(refusal).items()
+        if not name.startswith("_")
+    }
+
+
+def _copied(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
