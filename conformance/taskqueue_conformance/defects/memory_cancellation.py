@@ -46,8 +46,12 @@ class PurgeStaysBusy(PlainMemory):
         while self.busy:
             await asyncio.sleep(0.001)
         self.busy = True
-        await asyncio.sleep(0)
-        removed = await super().purge(finished_before=finished_before, limit=limit)
+        try:
+            await asyncio.sleep(0)
+            removed = await super().purge(finished_before=finished_before, limit=limit)
+        except Exception:
+            self.busy = False
+            raise
         self.busy = False
         return removed
 
@@ -194,7 +198,7 @@ class CancellationDisconnects(PlainMemory):
             raise
 
 
-@planted("X1", "A cancelled call swallows the cancellation", layer="interruptions")
+@planted("X1", "A cancelled call swallows the cancellation", also="D3", layer="interruptions")
 class CancellationIsSwallowed(PlainMemory):
     async def expired(self, *, now: datetime, limit: int) -> Sequence[Task]:
         try:

@@ -55,7 +55,7 @@ class ZeroBudgetNeverRuns(Store):
         return super().is_due(task, now) and task.max_retries > 0
 
 
-@planted("E2", "Tasks with an empty payload are never claimed", also="P1")
+@planted("E2", "Tasks with an empty payload are never claimed", also="P1 C3")
 class EmptyPayloadNeverRuns(Store):
     def is_due(self, task: Task, now: datetime) -> bool:
         return super().is_due(task, now) and bool(task.payload)

@@ -128,7 +128,7 @@ class SuccessKeepsTheLease(Store):
         return replace(super().completed(task, value, now), lease_expires_at=task.lease_expires_at)
 
 
-@planted("V1", "A success has no finished_at", also="RESULT G1 LIFECYCLE", layer="scenarios", clauses="RESULT-5")
+@planted("V1", "A success has no finished_at", also="RESULT G1 LIFECYCLE", layer="scenarios")
 class SuccessHasNoEnd(Store):
     def completed(self, task: Task, value: bytes, now: datetime) -> Task:
         return replace(super().completed(task, value, now), finished_at=None)
@@ -270,15 +270,13 @@ class EmptyTracebackIsNone(Store):
         )
 
 
-@planted("V2", "Tracebacks are not kept", also="RESULT", layer="scenarios", clauses="RESULT-8")
+@planted("V2", "Tracebacks are not kept", also="RESULT", layer="scenarios")
 class NoTracebacks(Store):
     def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> Task:
         return super().fail(task_id, attempt, replace(failure, traceback=None), if_expired=if_expired)
 
 
-@planted(
-    "V2", "Errors are kept as the name of the exception alone", also="RESULT", layer="scenarios", clauses="RESULT-7"
-)
+@planted("V2", "Errors are kept as the name of the exception alone", also="RESULT", layer="scenarios")
 class ErrorsAsNames(Store):
     def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> Task:
         return super().fail(

@@ -64,13 +64,13 @@ class CountedAtFailure(Store):
         return replace(super().retried(task, failure), attempts=task.attempts + 1)
 
 
-@planted("BUDGET", "A retry resets attempts", also="R1", layer="scenarios", clauses="BUDGET-4")
+@planted("BUDGET", "A retry resets attempts", also="R1", layer="scenarios")
 class RetryResetsAttempts(Store):
     def retried(self, task: Task, failure: Failure) -> Task:
         return replace(super().retried(task, failure), attempts=0)
 
 
-@planted("BUDGET", "A retry gives its attempt back", also="R1 C1", layer="scenarios", clauses="BUDGET-4")
+@planted("BUDGET", "A retry gives its attempt back", also="R1 C1", layer="scenarios")
 class RetryGivesBack(Store):
     def retried(self, task: Task, failure: Failure) -> Task:
         return replace(super().retried(task, failure), attempts=task.attempts - 1)
@@ -197,7 +197,7 @@ class RetryIsFinished(Store):
         return replace(super().retried(task, failure), finished_at=failure.failed_at)
 
 
-@planted("R2", "A failed task has no finished_at", also="RESULT LIFECYCLE G1 V1", layer="scenarios", clauses="RESULT-9")
+@planted("R2", "A failed task has no finished_at", also="RESULT LIFECYCLE G1 V1", layer="scenarios")
 class FailedHasNoEnd(Store):
     def failed(self, task: Task, failure: Failure) -> Task:
         return replace(super().failed(task, failure), finished_at=None)
@@ -358,3 +358,45 @@ class ExtensionIsNotSeen(Store):
         lease = self.leases.get(task_id)
         over = if_expired and lease is not None and self.is_over(lease, failure.failed_at)
         return super().fail(task_id, attempt, failure, if_expired=if_expired and not over)
+
+
+@planted(
+    "BUDGET",
+    "A success counts as the first attempt, whatever went before",
+    also="R1 V1 L1",
+    layer="scenarios",
+    clauses="BUDGET-2 BUDGET-3 BUDGET-4",
+)
+class SuccessCountsAsFirst(Store):
+    def completed(self, task: Task, value: bytes, now: datetime) -> Task:
+        return replace(super().completed(task, value, now), attempts=1)
+
+
+@planted(
+    "BUDGET",
+    "A budget of one allows a second execution, unless a lease was lost",
+    also="R1 L1",
+    layer="scenarios",
+    clauses="BUDGET-5 BUDGET-6",
+)
+class OneMoreUnlessLost(Store):
+    def may_retry(self, task: Task, failure: Failure) -> bool:
+        more = failure.traceback is not None and task.max_retries == 1 and task.attempts == 1
+        return failure.retry_at is not None and (more or task.attempts < task.max_retries)
+
+
+@planted(
+    "LIFECYCLE",
+    "A task that failed is due again after a month",
+    also="L1 R1 C1",
+    layer="scenarios",
+    clauses="LIFECYCLE-6 LIFECYCLE-7 LIFECYCLE-8",
+)
+class FailedIsRevived(Store):
+    def choose(self, now: datetime, limit: int) -> list[Task]:
+        old = [
+            task
+            for task in self.stored.values()
+            if task.status is TaskStatus.FAILED and task.finished_at and (now - task.finished_at).days > 30  # noqa: PLR2004
+        ]
+        return [*super().choose(now, limit), *old][:limit]

@@ -557,6 +557,5 @@ class EndedTasksAreCached(PlainMemory):
 @planted("L1", "The list that was enqueued stays shared with the caller", also="API P1 C2 D1")
 class ListIsShared(PlainMemory):
     async def enqueue(self, tasks: Sequence[Task]) -> None:
-        with self.use():
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
         await super().enqueue(tasks)
