@@ -45,5 +45,5 @@ def test_the_main_job_runs_from_the_wheel_outside_the_checkout(wheel: Path, tmp_
         [str(bin_folder / "pytest"), "--conformance=sqlite"], cwd=work, check=False, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout[-3000:]
-    assert run.stdout.splitlines()[-2].startswith("CONFORMANT: sqlite"), run.stdout[-500:]
+    assert any(line.startswith("CONFORMANT: sqlite") for line in run.stdout.splitlines()), run.stdout[-500:]
     assert list(work.iterdir()) in ([], [work / ".pytest_cache"]), "the suite left files behind"

@@ -100,12 +100,11 @@ def test_a_wrong_backend_is_found_and_the_counterexample_runs_again(
     run(replay(MemoryBackend))
 
 
-def test_a_correct_backend_passes_with_any_seed(run: Callable[..., Any]) -> None:
-    for seed in range(3):
-        found = find(run, MemoryBackend, seed)
-        assert isinstance(found, dict)
-        assert found["examples"] >= EXAMPLES
-        assert found["steps"] > 10 * EXAMPLES
+def test_a_correct_backend_passes(run: Callable[..., Any]) -> None:
+    found = find(run, MemoryBackend)
+    assert isinstance(found, dict)
+    assert found["examples"] >= EXAMPLES
+    assert found["steps"] > 10 * EXAMPLES
 
 
 def test_the_same_seed_finds_the_same_counterexample(run: Callable[..., Any]) -> None:
