@@ -68,6 +68,19 @@ async def for_claim(backend: Backend) -> str | None:
     return _verdict({"past", "future"} & _probes(early), {"past", "future"} & _probes(late))
 
 
+async def for_missing(backend: Backend) -> str | None:
+    """Return E1 if a task is not claimed at the instant at which it is due, but later; or None.
+
+    For an empty store: one ordinary task is enough.
+    """
+    due = _PAST + timedelta(microseconds=250_001)
+    await backend.enqueue([Task(id="probe", payload=b"probe", enqueued_at=_PAST, available_at=due, max_retries=1)])
+    for later in (timedelta(0), _A_LITTLE):
+        if await backend.claim(now=due + later, limit=1, lease_expires_at=_AFTER):
+            return "E1" if later else None
+    return None
+
+
 async def for_expired(backend: Backend) -> str | None:
     """Return E4 if ``expired`` looks at another time than the one that it is given, or None."""
     await _running(backend)

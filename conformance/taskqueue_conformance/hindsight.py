@@ -24,7 +24,7 @@ _READS: Final = frozenset({"get", "tasks", "counts", "next_due", "expired"})
 _SUMMARIES: Final = frozenset({"counts", "next_due"})
 _STEPS: Final[Mapping[str, str]] = {
     "enqueue": "API", "claim": "C2", "extend": "L2", "complete": "V1", "fail": "R2", "cancel": "L1", "purge": "G1",
-    "expired": "D3", "next_due": "LISTING", "get": "API", "tasks": "LISTING", "counts": "LISTING",
+    "expired": "D3", "next_due": "LISTING", "get": "API", "tasks": "LISTING", "counts": "LISTING", "reopen": "D1",
 }  # fmt: skip
 _RAISED: Final[Mapping[str, str]] = {**_STEPS, "claim": "C3", "fail": "V2"}
 
@@ -89,6 +89,11 @@ class Breach:
     call: Call
     expected: object
 
+    @property
+    def in_a_summary(self) -> bool:
+        """Whether the answer sums up what is stored, so that the store may be wrong as well."""
+        return self.call.method in _SUMMARIES
+
     def __str__(self) -> str:
         """Say what was called, what it answered, and what the contract says."""
         call = self.call
@@ -111,7 +116,7 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
             continue
         retrial = stores.setdefault(call.store, _Retrial())
         breach = retrial.judge(call)
-        if breach is not None and call.method in _SUMMARIES:
+        if breach is not None and breach.in_a_summary:
             # They may be right about a store that is wrong: what was stored comes first.
             suspicion = suspicion or breach
         elif breach is not None:
@@ -128,17 +133,20 @@ class _Retrial:
         self.model = Model()
         self.lost = False
         self.last: dict[str, str] = {}
-        self.reopened: set[str] = set()
         self.purged: set[str] = set()
         self.refused: set[str] = set()
+        self.confirmed: set[str] = set()
+        self.latest = "enqueue"
 
     def judge(self, call: Call) -> Breach | None:
         """Make the call on the model, and return the breach if its answer is not the same."""
         if call.method in {"connect", "close"}:
-            self.reopened = set(self.model.stored)
+            self.latest = "reopen"
             return None
         if call.method == "wait":
             return None
+        if call.method not in _READS:
+            self.latest = call.method
         try:
             expected = getattr(self, f"_{call.method}", self._plain)(call)
         except _REFUSALS as refusal:
@@ -202,9 +210,9 @@ class _Retrial:
         return len(gone)
 
     def _touched(self, method: str, *task_ids: str) -> None:
+        self.confirmed.difference_update(task_ids)
         for task_id in task_ids:
             self.last[task_id] = method
-            self.reopened.discard(task_id)
             self.purged.discard(task_id)
 
     def _refusal(self, call: Call, expected: Exception) -> Breach | None:
@@ -245,13 +253,17 @@ class _Retrial:
     def _stored(self, task_id: str, actual: Task | None) -> str | None:
         expected = self.model.stored.get(task_id)
         if actual == expected:
+            self.confirmed.add(task_id)
             return None
         if expected is None:
             self.lost = task_id not in self.purged | self.refused  # somebody else has enqueued it
             return "G1" if task_id in self.purged else "L3" if task_id in self.refused else None
-        if task_id in self.reopened:
-            return "D1"
-        return by_difference(expected, actual) or _STEPS[self.last.get(task_id, "enqueue")]
+        if actual is not None and (expected.status, actual.status) == (TaskStatus.PENDING, TaskStatus.RUNNING):
+            return "C2"
+        # A record that was right after its own last change was spoilt by a call that should have left it alone.
+        spoilt = task_id in self.confirmed or (actual is None and self.latest == "reopen")
+        culprit = self.latest if spoilt else self.last[task_id]
+        return by_difference(expected, actual) or _STEPS[culprit]
 
     def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
         if actual == expected:

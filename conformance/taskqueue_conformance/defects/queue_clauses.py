@@ -2,13 +2,16 @@
 
 import dataclasses
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskqueue import Result, RetryPolicy, TaskQueue, TaskStatus
+from taskqueue import Result, RetryPolicy, TaskQueue, TaskStatus, Transition
 from taskqueue.backends.sqlite import SQLiteBackend
 from taskqueue_conformance.defects.catalogue import wrong_queue
+
+_RUNNING, _CANCELLED = TaskStatus.RUNNING, TaskStatus.CANCELLED
 
 
 def _changed(owner: type, name: str, wrong: Callable[[Any], Any]) -> Iterator[None]:
@@ -148,15 +151,13 @@ def traceback_lacks_a_frame() -> Iterator[object]:
     return _result(short)
 
 
-@wrong_queue("RESULT", "finished_at of a first failure is when it was enqueued", clauses="RESULT-9")
-def failure_ends_at_the_beginning() -> Iterator[object]:
-    return _result(
-        lambda result: (
-            dataclasses.replace(result, finished_at=result.enqueued_at)
-            if result.status is TaskStatus.FAILED and result.attempts == 1
-            else result
-        )
-    )
+@wrong_queue("RESULT", "finished_at of a failure is cut to seconds", clauses="RESULT-9")
+def failure_ends_on_the_second() -> Iterator[object]:
+    def cut(result: Result) -> Result:
+        at = result.finished_at.replace(microsecond=0)
+        return dataclasses.replace(result, finished_at=at) if result.status is TaskStatus.FAILED else result
+
+    return _result(cut)
 
 
 @wrong_queue("ETA", "An immediate task is due at the next whole second", clauses="ETA-1 ETA-2 ETA-3")
@@ -294,12 +295,16 @@ def empty_context_is_none() -> Iterator[object]:
 @wrong_queue("LIFECYCLE", "A cancellation of a RUNNING task is not announced", clauses="LIFECYCLE-1", also="L1")
 def cancellation_is_silent() -> Iterator[object]:
     def wrong(original: Any) -> Any:
-        async def cancel(self: TaskQueue, task_id: str) -> bool:
-            return bool(await original(self, task_id)) and not await self.backend.cancel(task_id, now=self.now())
+        def __init__(self: TaskQueue, *args: Any, on_transition: Any = None, **kwargs: Any) -> None:  # noqa: N807 - it takes its place
+            def told(step: Transition) -> None:
+                if on_transition is not None and (step.source, step.target) != (_RUNNING, _CANCELLED):
+                    on_transition(step)
 
-        return cancel
+            original(self, *args, on_transition=told, **kwargs)
 
-    return _changed(TaskQueue, "cancel", wrong)
+        return __init__
+
+    return _changed(TaskQueue, "__init__", wrong)
 
 
 @wrong_queue(
@@ -312,9 +317,8 @@ def error_without_its_type() -> Iterator[object]:
     def wrong(original: Any) -> Any:
         async def fail_task(self: TaskQueue, task_id: str, attempt: int, error: Any, **kwargs: Any) -> Any:
             if isinstance(error, BaseException) and str(error):
+                kwargs["traceback"] = kwargs.get("traceback") or "".join(traceback.format_exception(error))
                 error = str(error)
-            elif isinstance(error, str) and ": " in error:
-                error = error.partition(": ")[2]
             return await original(self, task_id, attempt, error, **kwargs)
 
         return fail_task

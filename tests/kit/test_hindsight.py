@@ -1,0 +1,140 @@
+"""The first wrong answer, found by making the calls again on the model."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from taskqueue import NotConnected, StaleClaim, Task, TaskStatus
+from taskqueue_conformance.hindsight import Record, first_breach
+from taskqueue_conformance.lab import LEASE, NOON, new_failure, new_task
+
+A, B = new_task("a"), new_task("b", available_at=NOON + timedelta(microseconds=1))
+RUNNING = replace(A, status=TaskStatus.RUNNING, attempts=1, started_at=NOON, lease_expires_at=NOON + LEASE)
+CLAIM = {"now": NOON, "limit": 5, "lease_expires_at": NOON + LEASE}
+
+
+def recorded(*calls: tuple[str, dict[str, Any], Any]) -> Record:
+    record = Record()
+    for method, arguments, answer in calls:
+        record.end(record.begin("store", method, arguments), answer)
+    return record
+
+
+ENQUEUED = ("enqueue", {"tasks": [A, B]}, None)
+CLAIMED = ("claim", CLAIM, [RUNNING])
+
+
+def test_no_breach_is_found_where_every_answer_is_right() -> None:
+    record = recorded(
+        ENQUEUED,
+        CLAIMED,
+        ("complete", {"task_id": "a", "attempt": 2, "value": b"", "now": NOON},
+         StaleClaim("a", 2, status=TaskStatus.RUNNING, attempts=1)),
+        ("get", {"task_id": "a"}, RUNNING),
+        ("next_due", {}, B.available_at),
+    )  # fmt: skip
+    assert first_breach(record.calls) is None
+
+
+@pytest.mark.parametrize(
+    ("breaks", "answer"),
+    [
+        ("E2", []),
+        ("E1", [RUNNING, replace(RUNNING, id="b", payload=B.payload, available_at=B.available_at)]),
+        ("E3", [replace(RUNNING, available_at=NOON - timedelta(microseconds=1))]),
+        ("P1", [replace(RUNNING, payload=b"")]),
+        ("C2", [A]),
+        ("C3", ValueError("undecodable")),
+    ],
+)
+def test_a_wrong_claim_is_named_by_what_is_wrong_with_it(breaks: str, answer: Any) -> None:
+    breach = first_breach(recorded(ENQUEUED, ("claim", CLAIM, answer)).calls)
+    assert breach is not None
+    assert breach.requirement == breaks
+    assert "claim(" in str(breach)
+
+
+def test_a_record_that_is_wrong_later_is_put_down_to_the_call_that_wrote_it() -> None:
+    done = replace(
+        RUNNING, status=TaskStatus.SUCCESS, value=b"", finished_at=NOON, lease_expires_at=None, started_at=None
+    )
+    completed = ("complete", {"task_id": "a", "attempt": 1, "value": b"", "now": NOON}, None)
+    breach = first_breach(recorded(ENQUEUED, CLAIMED, completed, ("get", {"task_id": "a"}, done)).calls)
+    assert breach is not None
+    assert breach.requirement == "V1"
+
+
+def test_what_is_lost_by_closing_is_a_matter_of_durability() -> None:
+    reopened = (("close", {}, None), ("connect", {}, None), ("get", {"task_id": "a"}, None))
+    breach = first_breach(recorded(ENQUEUED, *reopened).calls)
+    assert breach is not None
+    assert breach.requirement == "D1"
+
+
+def test_a_wrong_sum_counts_only_if_no_record_is_wrong() -> None:
+    counts: dict[str, Any] = {}
+    alone = recorded(ENQUEUED, ("counts", {}, counts))
+    assert (breach := first_breach(alone.calls)) is not None
+    assert breach.requirement == "LISTING"
+    gone = recorded(ENQUEUED, CLAIMED, ("counts", {}, counts), ("get", {"task_id": "a"}, None))
+    assert (breach := first_breach(gone.calls)) is not None
+    assert breach.requirement == "C2"
+
+
+def _overlapped(record: Record) -> None:
+    one = record.begin("store", "claim", CLAIM)
+    other = record.begin("store", "claim", CLAIM)
+    record.end(one, [])
+    record.end(other, [RUNNING])
+
+
+def _cancelled(record: Record) -> None:
+    record.end(record.begin("store", "claim", CLAIM), asyncio.CancelledError())
+
+
+def _of_somebody_else(record: Record) -> None:
+    record.end(record.begin("store", "get", {"task_id": "c"}), new_task("c"))
+
+
+@pytest.mark.parametrize("unclear", [_overlapped, _cancelled, _of_somebody_else])
+def test_nothing_is_said_once_the_order_or_the_state_is_unclear(unclear: Callable[[Record], None]) -> None:
+    record = recorded(ENQUEUED)
+    unclear(record)
+    record.end(record.begin("store", "get", {"task_id": "a"}), None)
+    assert first_breach(record.calls) is None
+
+
+def test_a_refused_connection_changes_nothing() -> None:
+    record = recorded(ENQUEUED, ("claim", CLAIM, NotConnected("no")), CLAIMED, ("get", {"task_id": "a"}, RUNNING))
+    assert first_breach(record.calls) is None
+
+
+def test_stores_are_kept_apart() -> None:
+    record = recorded(ENQUEUED)
+    record.end(record.begin("another", "get", {"task_id": "a"}), None)
+    assert first_breach(record.calls) is None
+
+
+def test_a_failure_with_budget_left_must_go_back_to_pending() -> None:
+    failure = new_failure(1, retry_at=NOON + timedelta(hours=1))
+    failed = replace(
+        RUNNING, status=TaskStatus.FAILED, finished_at=NOON, lease_expires_at=None,
+        failures=(replace(failure, retry_at=None),),
+    )  # fmt: skip
+    call = ("fail", {"task_id": "a", "attempt": 1, "failure": failure}, failed)
+    breach = first_breach(recorded(ENQUEUED, CLAIMED, call).calls)
+    assert breach is not None
+    assert breach.requirement == "R2"
+
+
+def test_the_arguments_are_those_of_the_call_even_if_the_list_changes_later() -> None:
+    record, tasks = Record(), [A]
+    record.end(record.begin("store", "enqueue", {"tasks": tasks}), None)
+    tasks.append(Task(id="z", payload=b"", enqueued_at=NOON, available_at=NOON))
+    record.end(record.begin("store", "get", {"task_id": "a"}), A)
+    record.end(record.begin("store", "tasks", {"status": None, "after": None, "limit": 5}), ([A], None))
+    assert first_breach(record.calls) is None
