@@ -102,7 +102,7 @@ def _running_code(source: str) -> object:
 
 
 def _instructions(code: CodeType) -> object:
-    """Return what a piece of code does, wherever it stands; Python makes one thing of ``not a is b``, ``a is not b``."""
+    """Return what a piece of code does, wherever it stands; ``not a is b`` and ``a is not b`` are one to Python."""
     constants = tuple(
         _instructions(each) if isinstance(each, CodeType) else (type(each), repr(each)) for each in code.co_consts
     )
