@@ -15,7 +15,7 @@ from taskqueue_conformance.violation import Violation, expect, expect_equal, sho
 HANDLES = ("A", "B")
 """The names of the two handles."""
 
-_PAGE = 7
+_PAGE = 50
 _REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
 
 

@@ -114,6 +114,9 @@ class FileThread:
             with suppress(sqlite3.Error):  # there is nobody left to whom it could matter
                 await self.run(file.close)
         await finished(asyncio.ensure_future(self._connection.close()))
+        # Its last answer comes a moment before its end, and who closes expects to find no thread.
+        while self._thread.is_alive():
+            await finished(asyncio.ensure_future(asyncio.sleep(0)))
 
 
 async def finished(future: "asyncio.Future[Any]") -> None:
