@@ -103,7 +103,7 @@ async def clean_up_once_only(self: Open, *, finished_before: Any, limit: int) ->
 DEFECTS: list[tuple[str, str, Method, str]] = [
     # the check, the method and what it does instead, and what the message says
     (f"{EVERY_AWAIT}[claim]", "claim", claim_one_by_one, "claim() was cancelled at its await number 1, at once"),
-    (f"{EVERY_AWAIT}[complete]", "complete", complete_after_all, "a1 SUCCESS"),
+    (f"{EVERY_AWAIT}[complete]", "complete", complete_after_all, "SUCCESS"),
     (f"{EVERY_AWAIT}[cancel a running task]", "cancel", cancel_with_a_lock_left_behind, "none within"),
     (f"{EVERY_AWAIT}[cancel a waiting task]", "cancel", cancel_that_raises_for_it, "OSError: interrupted"),
     (f"{EVERY_AWAIT}[get]", "get", get_that_breaks_the_handle, "cannot start a transaction"),
