@@ -14,7 +14,7 @@ from typing import Any, Final
 from taskqueue import NotConnected, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
 from taskqueue_conformance.blame import by_difference
 from taskqueue_conformance.model import Model
-from taskqueue_conformance.violation import shown
+from taskqueue_conformance.violation import differing_fields, shown
 
 LONGEST: Final = 5000
 """How many calls are remembered. A check that makes more has mostly been running in circles."""
@@ -34,6 +34,7 @@ class Call:
     """One call of a method: what it was given, and what came of it.
 
     Attributes:
+        handle: The name of the handle.
         store: The name of the store.
         method: The method's name.
         arguments: Its arguments by name.
@@ -42,6 +43,7 @@ class Call:
         overlapped: Whether another call was under way in the meantime.
     """
 
+    handle: str
     store: str
     method: str
     arguments: Mapping[str, Any]
@@ -57,9 +59,9 @@ class Record:
     calls: list[Call] = field(default_factory=list)
     under_way: list[Call] = field(default_factory=list)
 
-    def begin(self, store: str, method: str, arguments: Mapping[str, Any]) -> Call:
+    def begin(self, handle: str, store: str, method: str, arguments: Mapping[str, Any]) -> Call:
         """Note that a call begins."""
-        call = Call(store, method, {name: _copied(value) for name, value in arguments.items()})
+        call = Call(handle, store, method, {name: _copied(value) for name, value in arguments.items()})
         if method != "wait":
             for other in self.under_way:
                 other.overlapped = call.overlapped = True
@@ -106,6 +108,7 @@ class Breach:
 def first_breach(calls: Sequence[Call]) -> Breach | None:
     """Return the first wrong answer, or None if there is none, or if it cannot be told which one it is."""
     stores: dict[str, _Retrial] = {}
+    connected: set[str] = set()
     suspicion: Breach | None = None
     for call in calls:
         if call.overlapped or not call.ended or isinstance(call.answer, asyncio.CancelledError):
@@ -113,7 +116,13 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
                 continue
             break
         if isinstance(call.answer, NotConnected):
+            if call.handle in connected:
+                return Breach("HANDLES", call, "the handle is connected")
             continue
+        if call.method == "connect":
+            connected.add(call.handle)
+        elif call.method == "close":
+            connected.discard(call.handle)
         retrial = stores.setdefault(call.store, _Retrial())
         breach = retrial.judge(call)
         if breach is not None and breach.in_a_summary:
@@ -263,6 +272,8 @@ class _Retrial:
         # A record that was right after its own last change was spoilt by a call that should have left it alone.
         spoilt = task_id in self.confirmed or (actual is None and self.latest == "reopen")
         culprit = self.latest if spoilt else self.last[task_id]
+        if culprit == "enqueue" and _only_instants_differ(expected, actual):
+            return "E3"
         return by_difference(expected, actual) or _STEPS[culprit]
 
     def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
@@ -298,6 +309,11 @@ class _Retrial:
             if task not in expected:
                 return self._stored(task.id, task) or (None if self.lost else "D3")
         return None if [task.lease_expires_at for task in call.answer] == leases else "D3"
+
+
+def _only_instants_differ(expected: Task, actual: Task | None) -> bool:
+    pairs = [(getattr(expected, name), getattr(actual, name)) for name in differing_fields(expected, actual)]
+    return bool(pairs) and all(isinstance(one, datetime) and isinstance(other, datetime) for one, other in pairs)
 
 
 def _wrong_choice(expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str:

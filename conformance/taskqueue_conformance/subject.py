@@ -170,7 +170,7 @@ class Subject:
         bound: Callable[..., Awaitable[Any]] = getattr(self.backend, method)
         seconds = self.deadline if deadline is None else deadline
         timer = asyncio.timeout(seconds)
-        recorded = self.journal.record.begin(self.store, method, _named_arguments(method, args, kwargs))
+        recorded = self.journal.record.begin(self.name, self.store, method, _named_arguments(method, args, kwargs))
         try:
             async with timer:
                 awaitable = bound(*args, **kwargs)

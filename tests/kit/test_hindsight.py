@@ -20,7 +20,7 @@ CLAIM = {"now": NOON, "limit": 5, "lease_expires_at": NOON + LEASE}
 def recorded(*calls: tuple[str, dict[str, Any], Any]) -> Record:
     record = Record()
     for method, arguments, answer in calls:
-        record.end(record.begin("store", method, arguments), answer)
+        record.end(record.begin("handle", "store", method, arguments), answer)
     return record
 
 
@@ -86,26 +86,39 @@ def test_a_wrong_sum_counts_only_if_no_record_is_wrong() -> None:
 
 
 def _overlapped(record: Record) -> None:
-    one = record.begin("store", "claim", CLAIM)
-    other = record.begin("store", "claim", CLAIM)
+    one = record.begin("handle", "store", "claim", CLAIM)
+    other = record.begin("handle", "store", "claim", CLAIM)
     record.end(one, [])
     record.end(other, [RUNNING])
 
 
 def _cancelled(record: Record) -> None:
-    record.end(record.begin("store", "claim", CLAIM), asyncio.CancelledError())
+    record.end(record.begin("handle", "store", "claim", CLAIM), asyncio.CancelledError())
 
 
 def _of_somebody_else(record: Record) -> None:
-    record.end(record.begin("store", "get", {"task_id": "c"}), new_task("c"))
+    record.end(record.begin("handle", "store", "get", {"task_id": "c"}), new_task("c"))
 
 
 @pytest.mark.parametrize("unclear", [_overlapped, _cancelled, _of_somebody_else])
 def test_nothing_is_said_once_the_order_or_the_state_is_unclear(unclear: Callable[[Record], None]) -> None:
     record = recorded(ENQUEUED)
     unclear(record)
-    record.end(record.begin("store", "get", {"task_id": "a"}), None)
+    record.end(record.begin("handle", "store", "get", {"task_id": "a"}), None)
     assert first_breach(record.calls) is None
+
+
+def test_a_connected_handle_that_says_it_is_not_breaks_what_handles_promise() -> None:
+    record = recorded(("connect", {}, None), ("claim", CLAIM, NotConnected("no")))
+    assert (breach := first_breach(record.calls)) is not None
+    assert breach.requirement == "HANDLES"
+
+
+def test_an_instant_that_is_kept_wrongly_is_named() -> None:
+    wrong = replace(A, available_at=NOON.replace(tzinfo=None), enqueued_at=A.enqueued_at + timedelta(hours=1))
+    breach = first_breach(recorded(ENQUEUED, ("get", {"task_id": "a"}, wrong)).calls)
+    assert breach is not None
+    assert breach.requirement == "E3"
 
 
 def test_a_refused_connection_changes_nothing() -> None:
@@ -115,7 +128,7 @@ def test_a_refused_connection_changes_nothing() -> None:
 
 def test_stores_are_kept_apart() -> None:
     record = recorded(ENQUEUED)
-    record.end(record.begin("another", "get", {"task_id": "a"}), None)
+    record.end(record.begin("handle", "another", "get", {"task_id": "a"}), None)
     assert first_breach(record.calls) is None
 
 
@@ -133,8 +146,8 @@ def test_a_failure_with_budget_left_must_go_back_to_pending() -> None:
 
 def test_the_arguments_are_those_of_the_call_even_if_the_list_changes_later() -> None:
     record, tasks = Record(), [A]
-    record.end(record.begin("store", "enqueue", {"tasks": tasks}), None)
+    record.end(record.begin("handle", "store", "enqueue", {"tasks": tasks}), None)
     tasks.append(Task(id="z", payload=b"", enqueued_at=NOON, available_at=NOON))
-    record.end(record.begin("store", "get", {"task_id": "a"}), A)
-    record.end(record.begin("store", "tasks", {"status": None, "after": None, "limit": 5}), ([A], None))
+    record.end(record.begin("handle", "store", "get", {"task_id": "a"}), A)
+    record.end(record.begin("handle", "store", "tasks", {"status": None, "after": None, "limit": 5}), ([A], None))
     assert first_breach(record.calls) is None

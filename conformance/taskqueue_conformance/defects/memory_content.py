@@ -5,8 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from taskqueue import Failure, Task
+from taskqueue import Failure, Task, TaskStatus
 from taskqueue_conformance.defects.catalogue import planted
 from taskqueue_conformance.defects.plain_memory import Store
 
@@ -48,7 +49,8 @@ class PayloadCut(Store):
 @planted("P1", "An empty payload is read back as None", also="API")
 class EmptyPayloadIsNone(Store):
     def handed_out(self, task: Task) -> Task:
-        return replace(task, payload=task.payload or None)
+        empty: Any = None
+        return replace(task, payload=task.payload or empty)
 
 
 @planted(
@@ -111,8 +113,8 @@ class ReadingConsumes(Store):
 
 @planted("V1", "Listings leave out the value", also="LISTING")
 class ListedWithoutValue(Store):
-    def page(self, status: object, after: str | None, limit: int) -> tuple[list[Task], str | None]:  # type: ignore[override]  # it passes the status on
-        tasks, cursor = super().page(status, after, limit)  # type: ignore[arg-type]  # the same
+    def page(self, status: TaskStatus | None, after: str | None, limit: int) -> tuple[list[Task], str | None]:
+        tasks, cursor = super().page(status, after, limit)
         return [replace(task, value=None) for task in tasks], cursor
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from taskqueue import Failure, Task
 from taskqueue_conformance.defects.catalogue import planted
@@ -20,7 +21,7 @@ class _Instants(Store):
 
     def put(self, task: Task) -> None:
         names = ("enqueued_at", "available_at", "started_at", "lease_expires_at", "finished_at")
-        kept = {name: self.inexact(at) for name in names if (at := getattr(task, name)) is not None}
+        kept: dict[str, Any] = {name: self.inexact(at) for name in names if (at := getattr(task, name)) is not None}
         super().put(replace(task, **kept))
 
 
@@ -67,7 +68,7 @@ class OffsetDropped(Store):
         return replace(task, available_at=task.available_at.replace(tzinfo=None))
 
 
-@planted("E3", "An instant without microseconds is read back in another format, and fails")
+@planted("E3", "An instant without microseconds is read back in another format, and fails", also="API")
 class WholeSecondsUnreadable(Store):
     def handed_out(self, task: Task) -> Task:
         return replace(task, enqueued_at=datetime.strptime(str(task.enqueued_at), "%Y-%m-%d %H:%M:%S.%f%z"))

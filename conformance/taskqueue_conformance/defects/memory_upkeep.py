@@ -381,7 +381,7 @@ class CancelledWaitTakesOthersAlong(PlainMemory):
             raise
 
 
-@planted("HANDLES", "get works before connect")
+@planted("HANDLES", "get works before connect", also="CONFIG")
 class GetNeedsNoConnection(PlainMemory):
     async def get(self, task_id: str) -> Task | None:
         with LOCK:
@@ -441,7 +441,7 @@ class ConnectsOnce(PlainMemory):
         await super().close()
 
 
-@planted("HANDLES", "A second close is an error")
+@planted("HANDLES", "A second close is an error", also="CONFIG")
 class SecondCloseRaises(PlainMemory):
     async def close(self) -> None:
         with self.use():

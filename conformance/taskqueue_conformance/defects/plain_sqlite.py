@@ -286,7 +286,7 @@ class PlainSQLite:
 
     def read_instant(self, stored: Any) -> datetime:
         """Return a stored instant."""
-        return EPOCH + stored * MICROSECOND
+        return EPOCH + timedelta(microseconds=stored)
 
     def stored_or_none(self, instant: datetime | None) -> Any:
         """Return an instant as it is stored, or None."""

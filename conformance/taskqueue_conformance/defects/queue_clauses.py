@@ -372,6 +372,6 @@ def worker_logs_no_eta() -> Iterator[object]:
     logger = logging.getLogger("taskqueue.worker")
     logger.addFilter(silent)
     try:
-        yield
+        yield None
     finally:
         logger.removeFilter(silent)

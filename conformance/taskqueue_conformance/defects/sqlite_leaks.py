@@ -45,11 +45,9 @@ class SqlCloseLeavesTheConnection(PlainSQLite):
     left: ClassVar[list[sqlite3.Connection | None]] = []
 
     async def end(self, session: Session) -> None:
-        def keep(db: sqlite3.Connection) -> None:
-            self.left.append(db)
-            session.db = None
-
-        await session.run(keep)
+        db = await session.run(lambda db: db)
+        self.left.append(db)
+        session.db = None
         await super().end(session)
 
 
