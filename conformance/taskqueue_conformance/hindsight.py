@@ -248,7 +248,7 @@ class _Retrial:
         if call.method == "claim":
             return self._claimed(expected, list(actual), now=call.arguments["now"], limit=call.arguments["limit"])
         if call.method == "fail":
-            return None if actual == expected else by_difference(expected, actual) or "R2"
+            return None if actual == expected else _difference(expected, actual) or "R2"
         if call.method == "tasks":
             return self._page(call, expected)
         if call.method == "expired":
@@ -274,7 +274,7 @@ class _Retrial:
         culprit = self.latest if spoilt else self.last[task_id]
         if culprit == "enqueue" and _only_instants_differ(expected, actual):
             return "E3"
-        return by_difference(expected, actual) or _STEPS[culprit]
+        return _difference(expected, actual) or _STEPS[culprit]
 
     def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
         if actual == expected:
@@ -290,7 +290,7 @@ class _Retrial:
         if [task.id for task in actual] != [task.id for task in expected]:
             return _wrong_choice(expected, actual, now=now, limit=limit)
         differing = next((one, other) for one, other in zip(expected, actual, strict=True) if one != other)
-        return by_difference(*differing) or "C2"
+        return _difference(*differing) or "C2"
 
     def _page(self, call: Call, expected: Sequence[Task]) -> str | None:
         page, _ = call.answer
@@ -309,6 +309,15 @@ class _Retrial:
             if task not in expected:
                 return self._stored(task.id, task) or (None if self.lost else "D3")
         return None if [task.lease_expires_at for task in call.answer] == leases else "D3"
+
+
+def _difference(expected: Task, actual: Task | None) -> str | None:
+    """Return the requirement that the kind of a difference betrays, or None."""
+    if differing_fields(expected, actual) == ["failures"] and actual is not None:
+        wanted, got = ([replace(each, retry_at=None) for each in task.failures] for task in (expected, actual))
+        if wanted != got and by_difference(expected, actual) is None:
+            return "V2"
+    return by_difference(expected, actual)
 
 
 def _only_instants_differ(expected: Task, actual: Task | None) -> bool:

@@ -284,6 +284,21 @@ async def failures_are_kept_in_order(lab: Lab) -> None:
     expect_equal("the status in the end", expected.status, TaskStatus.FAILED)
 
 
+@check("V2", "Every failure of a long life is kept", look=LOOK_AT_FAIL)
+async def many_failures_are_kept(lab: Lab) -> None:
+    """Whoever counts on a small number of attempts loses the oldest, or stops counting."""
+    backend, other = await lab.handle(), await lab.handle()
+    expected = new_task(max_retries=300, available_at=PAST)
+    await lab.put(backend, expected)
+    for attempt in range(1, 41):
+        (claimed,) = await backend.claim(now=NOON, limit=1, lease_expires_at=NOON + LEASE)
+        expect_equal(f"the attempts after claim {attempt}", claimed.attempts, attempt, breaks="R1")
+        failure = new_failure(attempt, retry_at=PAST)
+        expected = after_fail(after_claim(expected), failure)
+        await backend.fail("a", attempt, failure)
+    await expect_stored(other, expected, when="after 40 failures")
+
+
 @check("R2", "Failures survive a success and a cancellation", look=LOOK_AT_FAIL)
 async def failures_survive_other_ends(lab: Lab) -> None:
     backend = await lab.handle()
