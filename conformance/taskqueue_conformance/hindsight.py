@@ -21,6 +21,7 @@ LONGEST: Final = 5000
 
 _REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
 _READS: Final = frozenset({"get", "tasks", "counts", "next_due", "expired"})
+_HARMLESS: Final = _READS | {"connect", "close", "wait"}
 _SUMMARIES: Final = frozenset({"counts", "next_due"})
 _STEPS: Final[Mapping[str, str]] = {
     "enqueue": "API", "claim": "C2", "extend": "L2", "complete": "V1", "fail": "R2", "cancel": "L1", "purge": "G1",
@@ -111,28 +112,35 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
     connected: set[str] = set()
     suspicion: Breach | None = None
     for call in calls:
-        if call.overlapped or not call.ended or isinstance(call.answer, asyncio.CancelledError):
-            if call.method in _READS or call.method in {"connect", "close", "wait"}:
+        if _unclear(call):
+            if call.method in _HARMLESS:
                 continue
             break
         if isinstance(call.answer, NotConnected):
             if call.handle in connected:
                 return Breach("HANDLES", call, "the handle is connected")
             continue
-        if call.method == "connect":
-            connected.add(call.handle)
-        elif call.method == "close":
-            connected.discard(call.handle)
+        _follow(connected, call)
         retrial = stores.setdefault(call.store, _Retrial())
         breach = retrial.judge(call)
-        if breach is not None and breach.in_a_summary:
-            # They may be right about a store that is wrong: what was stored comes first.
-            suspicion = suspicion or breach
-        elif breach is not None:
+        if breach is not None and not breach.in_a_summary:
             return breach
+        # A sum may be right about a store that is wrong: what was stored comes first.
+        suspicion = suspicion or breach
         if retrial.lost:
             break
     return suspicion
+
+
+def _unclear(call: Call) -> bool:
+    return call.overlapped or not call.ended or isinstance(call.answer, asyncio.CancelledError)
+
+
+def _follow(connected: set[str], call: Call) -> None:
+    if call.method == "connect":
+        connected.add(call.handle)
+    elif call.method == "close":
+        connected.discard(call.handle)
 
 
 class _Retrial:

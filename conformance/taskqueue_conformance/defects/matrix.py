@@ -44,7 +44,10 @@ class Finding:
         """What became of the defect."""
         if self.first is not None:
             return Kill.CAUGHT if self.first.breaks in self.defect.reasons else Kill.MISNAMED
-        return Kill.UNDECIDED if self.run.problem or self.run.verdict != "CONFORMANT" else Kill.SURVIVED
+        # Where only some layers were to run, the suite gives no verdict, and all that ran has passed.
+        whole = self.run.job.layers == LAYERS
+        right = self.run.verdict == ("CONFORMANT" if whole else "INCOMPLETE")
+        return Kill.SURVIVED if right and not self.run.problem else Kill.UNDECIDED
 
     @property
     def named(self) -> Counter[str]:
@@ -96,7 +99,7 @@ class Control:
         """Whether it is as it must be."""
         if self.null:
             return self.run.verdict == "NOT CONFORMANT" and not self.run.passed
-        return self.run.verdict == "CONFORMANT"
+        return self.run.verdict == ("CONFORMANT" if self.run.job.layers == LAYERS else "INCOMPLETE")
 
     @property
     def said(self) -> str:
