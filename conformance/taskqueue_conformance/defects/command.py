@@ -1,4 +1,4 @@
-"""``python -m taskqueue_conformance defects``: runs the suite against every planted defect, and says what it is worth."""
+"""``python -m taskqueue_conformance defects``: runs the suite against every planted defect, and says what it caught."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from taskqueue_conformance.defects.matrix import Control, Finding, Kill, Matrix,
 from taskqueue_conformance.defects.measure import Job, Run, measure, preload
 from taskqueue_conformance.suite import LAYERS
 
-_WIDTH = 170
+_WIDTH = 170  # of a file or a pipe
 _EXAMPLE = Path("docs") / "examples" / "lmdb_backend.py"
 
 

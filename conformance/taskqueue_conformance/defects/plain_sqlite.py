@@ -402,7 +402,9 @@ class PlainSQLite:
         if not db.execute(self.COMPLETE, arguments).rowcount:
             raise self.refusal(db, task_id, attempt)
 
-    def do_fail(self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, if_expired: bool) -> Task:
+    def do_fail(
+        self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
+    ) -> Task:
         """Record a failure."""
         row = self.failure_row(task_id, failure) | {"attempt": attempt, "if_expired": if_expired}
         if not db.execute(self.RETRY, row).rowcount:
@@ -474,7 +476,7 @@ class PlainSQLite:
 
     async def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool = False) -> Task:
         """See the contract."""
-        return await self.write(lambda db: self.do_fail(db, task_id, attempt, failure, if_expired))
+        return await self.write(lambda db: self.do_fail(db, task_id, attempt, failure, if_expired=if_expired))
 
     async def cancel(self, task_id: str, *, now: datetime) -> bool:
         """See the contract."""

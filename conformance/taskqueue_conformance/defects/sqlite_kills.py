@@ -75,7 +75,9 @@ class SqlValueInItsOwnTransaction(_TwoTransactions):
     layer="kills",
 )
 class SqlFailureInItsOwnTransaction(_TwoTransactions):
-    def do_fail(self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, if_expired: bool) -> Task:
+    def do_fail(
+        self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
+    ) -> Task:
         row = self.failure_row(task_id, failure) | {"attempt": attempt, "if_expired": if_expired}
         guard = self.FAIL[self.FAIL.index("WHERE") :]
         if db.execute(f"SELECT 1 FROM tasks {guard}", row).fetchone():  # noqa: S608 - of our own statements
@@ -86,7 +88,7 @@ class SqlFailureInItsOwnTransaction(_TwoTransactions):
             if not db.execute(self.RETRY, row).rowcount:
                 db.execute(self.FAIL, row)
             return self.all_of(db, [task_id])[0]
-        return super().do_fail(db, task_id, attempt, failure, if_expired)
+        return super().do_fail(db, task_id, attempt, failure, if_expired=if_expired)
 
 
 @planted(
@@ -96,7 +98,9 @@ class SqlFailureInItsOwnTransaction(_TwoTransactions):
     layer="kills",
 )
 class SqlFailedThenPending(_TwoTransactions):
-    def do_fail(self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, if_expired: bool) -> Task:
+    def do_fail(
+        self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
+    ) -> Task:
         before = db.execute(
             "SELECT status, finished_at, lease_expires_at FROM tasks WHERE id = ?", (task_id,)
         ).fetchone()
@@ -106,7 +110,7 @@ class SqlFailedThenPending(_TwoTransactions):
             db.execute(
                 "UPDATE tasks SET status = ?, finished_at = ?, lease_expires_at = ? WHERE id = ?", (*before, task_id)
             )
-        return super().do_fail(db, task_id, attempt, failure, if_expired)
+        return super().do_fail(db, task_id, attempt, failure, if_expired=if_expired)
 
 
 @planted(
@@ -196,7 +200,7 @@ class SqlAcknowledgedBeforeCommit(PlainSQLite):
             db.execute(self.BEGIN)
             try:
                 result = work(db)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised on the event loop
                 self.rollback(db)
                 loop.call_soon_threadsafe(_settle, answer, None, error)
                 return

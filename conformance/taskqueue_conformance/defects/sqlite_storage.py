@@ -60,9 +60,11 @@ class SqlErrorsInLatin1(PlainSQLite):
 
 @planted("V2", "An error with a quote breaks the statement: text is formatted in", also="R2 RESULT")
 class SqlTextFormattedIn(PlainSQLite):
-    def do_fail(self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, if_expired: bool) -> Task:
-        db.execute(f"SELECT '{failure.error}'")  # noqa: S608 - that is the defect
-        return super().do_fail(db, task_id, attempt, failure, if_expired)
+    def do_fail(
+        self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
+    ) -> Task:
+        db.execute(f"SELECT '{failure.error}'")
+        return super().do_fail(db, task_id, attempt, failure, if_expired=if_expired)
 
 
 @planted("API", "More than 500 variables: lists of ids are checked in one statement with a limit of its own")
