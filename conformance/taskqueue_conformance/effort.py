@@ -45,10 +45,10 @@ DEFAULT: Final = Effort(
 """What a verdict rests on."""
 
 QUICK: Final = Effort(
-    examples=15,
-    schedules=4,
-    cancel_points=4,
-    disturbances=6,
+    examples=8,
+    schedules=2,
+    cancel_points=2,
+    disturbances=3,
     kill_callbacks=2,
     kill_delays=1,
     kill_retries=4,
