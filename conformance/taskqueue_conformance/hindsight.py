@@ -6,7 +6,7 @@ which requirement was broken, whatever the check was about.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -129,7 +129,22 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
         suspicion = suspicion or breach
         if retrial.lost:
             break
-    return suspicion
+    return _issued_twice(calls) or suspicion
+
+
+def _issued_twice(calls: Sequence[Call]) -> Breach | None:
+    """Return the breach of a claim that was given to two callers, which is one in whatever order things happened."""
+    issued: set[tuple[str, str, int]] = set()
+    for call in calls:
+        if call.method == "purge":
+            break
+        if call.method == "claim" and call.ended and not isinstance(call.answer, BaseException):
+            for task in call.answer:
+                claim = (call.store, task.id, task.attempts)
+                if claim in issued:
+                    return Breach("C1", call, f"no task that another call was given as attempt {task.attempts}")
+                issued.add(claim)
+    return None
 
 
 def _unclear(call: Call) -> bool:
@@ -250,22 +265,28 @@ class _Retrial:
         return Breach(requirement, call, expected)
 
     def _compare(self, call: Call, expected: Any) -> str | None:
-        actual = call.answer
-        if call.method == "get":
-            return self._stored(call.arguments["task_id"], actual)
-        if call.method == "claim":
-            return self._claimed(expected, list(actual), now=call.arguments["now"], limit=call.arguments["limit"])
-        if call.method == "fail":
-            return None if actual == expected else _difference(expected, actual) or "R2"
-        if call.method == "tasks":
-            return self._page(call, expected)
-        if call.method == "expired":
-            return self._listed_expired(call, expected)
-        if call.method == "extend":
-            actual = [*actual]
-        if call.method == "counts":
-            actual = dict(actual)
-        return None if actual == expected else _STEPS[call.method]
+        compare: Callable[[Call, Any], str | None] = getattr(self, f"_compare_{call.method}", _compare_plainly)
+        return compare(call, expected)
+
+    def _compare_get(self, call: Call, _expected: object) -> str | None:
+        return self._stored(call.arguments["task_id"], call.answer)
+
+    def _compare_claim(self, call: Call, expected: Sequence[Task]) -> str | None:
+        return self._claimed(expected, [*call.answer], now=call.arguments["now"], limit=call.arguments["limit"])
+
+    def _compare_fail(self, call: Call, expected: Task) -> str | None:
+        return None if call.answer == expected else _difference(expected, call.answer) or "R2"
+
+    def _compare_extend(self, call: Call, expected: object) -> str | None:
+        if any(task_id not in self.model.stored for task_id, _ in call.answer):
+            return "L3"
+        return None if [*call.answer] == expected else "L2"
+
+    def _compare_tasks(self, call: Call, expected: Sequence[Task]) -> str | None:
+        return self._page(call, expected)
+
+    def _compare_expired(self, call: Call, expected: Sequence[Task]) -> str | None:
+        return self._listed_expired(call, expected)
 
     def _stored(self, task_id: str, actual: Task | None) -> str | None:
         expected = self.model.stored.get(task_id)
@@ -346,6 +367,11 @@ def _wrong_choice(expected: Sequence[Task], actual: Sequence[Task], *, now: date
     if len(got) > limit or len(got) < len(wanted):
         return "E2"
     return "C1" if extra and len(got) > len(wanted) else "C3"
+
+
+def _compare_plainly(call: Call, expected: object) -> str | None:
+    actual = dict(call.answer) if isinstance(call.answer, Mapping) else call.answer
+    return None if actual == expected else _STEPS[call.method]
 
 
 def _told(refusal: Exception) -> Mapping[str, Any]:

@@ -175,7 +175,7 @@ class LeaseIsCheckedFirst(PlainMemory):
         return await super().fail(task_id, attempt, failure)
 
 
-@planted("R2", "fail takes two steps: others see the task FAILED before it is PENDING again", also="L1 LIFECYCLE")
+@planted("R2", "fail takes two steps: others see the task FAILED before it is PENDING again", also="L1 LIFECYCLE X1")
 class FailedInBetween(PlainMemory):
     async def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool = False) -> Task:
         with self.use() as store:
@@ -190,7 +190,7 @@ class FailedInBetween(PlainMemory):
             return after
 
 
-@planted("V1", "complete takes two steps: others see SUCCESS before there is a value", also="L1", seen_in="rq#1724")
+@planted("V1", "complete takes two steps: others see SUCCESS before there is a value", also="L1 X1", seen_in="rq#1724")
 class ValueComesLater(PlainMemory):
     async def complete(self, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
         with self.use() as store:
@@ -257,7 +257,7 @@ class EnqueuedOneByOne(PlainMemory):
 @planted(
     "C3",
     "Numbers are drawn first and tasks are added later, so an earlier list lands later",
-    also="LISTING",
+    also="LISTING X1",
     layer="schedules",
 )
 class NumbersDrawnFirst(PlainMemory):
@@ -313,7 +313,7 @@ class CountsOneByOne(PlainMemory):
         return counted
 
 
-@planted("R1", "claim counts the attempt a step after it took the task", also="L2 C1 C2 V1 L1")
+@planted("R1", "claim counts the attempt a step after it took the task", also="L2 C1 C2 V1 L1 X1")
 class AttemptCountedLater(PlainMemory):
     async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
         with self.use() as store:
@@ -330,7 +330,7 @@ class AttemptCountedLater(PlainMemory):
 @planted(
     "C2",
     "A claim of several gives up after the first if somebody waits, with the others RUNNING",
-    also="D3 C1",
+    also="D3 C1 E2",
     layer="schedules",
 )
 class BatchInterleaves(PlainMemory):

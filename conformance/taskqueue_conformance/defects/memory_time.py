@@ -43,14 +43,21 @@ class FloatSeconds(_Instants):
         return datetime.fromtimestamp(instant.timestamp(), UTC)
 
 
-@planted("E3", "Instants are kept in 32 bits of seconds: what lies beyond 2038 wraps around", seen_in="river#760")
+@planted(
+    "E3",
+    "Instants are kept in 32 bits of seconds: what lies beyond 2038 wraps around",
+    seen_in="river#760",
+    also="R2 API",
+)
 class WrapsIn2038(_Instants):
     def inexact(self, instant: datetime) -> datetime:
         seconds = int((instant - datetime(1970, 1, 1, tzinfo=UTC)) // SECOND)
         return instant - timedelta(seconds=seconds - (seconds + 2**31) % 2**32 + 2**31)
 
 
-@planted("E3", "Instants beyond 64 bits of nanoseconds (the year 2262) are capped", seen_in="db-scheduler#514")
+@planted(
+    "E3", "Instants beyond 64 bits of nanoseconds (the year 2262) are capped", seen_in="db-scheduler#514", also="R2"
+)
 class CappedIn2262(_Instants):
     def inexact(self, instant: datetime) -> datetime:
         return min(instant, datetime(2262, 4, 11, 23, 47, 16, 854775, tzinfo=UTC))

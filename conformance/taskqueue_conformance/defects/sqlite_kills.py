@@ -16,7 +16,7 @@ PAUSE_S = 0.002
 """How long the second transaction of a call comes after the first."""
 
 
-class _TwoTransactions(PlainSQLite):
+class TwoTransactions(PlainSQLite):
     """Commits in the middle of a call, under a lock of the process: nobody here sees the state in between."""
 
     gate: ClassVar[threading.RLock] = threading.RLock()
@@ -39,7 +39,7 @@ class _TwoTransactions(PlainSQLite):
 
 
 @planted("D2", "enqueue commits each task of a list by itself", also="D1 API X1", layer="kills")
-class SqlCommitsTaskByTask(_TwoTransactions):
+class SqlCommitsTaskByTask(TwoTransactions):
     def do_enqueue(self, db: sqlite3.Connection, tasks: Sequence[Task]) -> None:
         if len(tasks) < 2 or len({task.id for task in tasks}) < len(tasks) or len(tasks) > 20:  # noqa: PLR2004
             super().do_enqueue(db, tasks)
@@ -58,7 +58,7 @@ class SqlCommitsTaskByTask(_TwoTransactions):
     layer="kills",
     seen_in="arq#362",
 )
-class SqlValueInItsOwnTransaction(_TwoTransactions):
+class SqlValueInItsOwnTransaction(TwoTransactions):
     def do_complete(self, db: sqlite3.Connection, task_id: str, attempt: int, value: bytes, now: datetime) -> None:
         db.execute(
             "UPDATE tasks SET value = :value WHERE id = :id AND status = 'running' AND attempts = :attempt",
@@ -74,7 +74,7 @@ class SqlValueInItsOwnTransaction(_TwoTransactions):
     also="R2 V2 D1 L1 D3",
     layer="kills",
 )
-class SqlFailureInItsOwnTransaction(_TwoTransactions):
+class SqlFailureInItsOwnTransaction(TwoTransactions):
     def do_fail(
         self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
     ) -> Task:
@@ -97,7 +97,7 @@ class SqlFailureInItsOwnTransaction(_TwoTransactions):
     also="R2 D1 LIFECYCLE L1",
     layer="kills",
 )
-class SqlFailedThenPending(_TwoTransactions):
+class SqlFailedThenPending(TwoTransactions):
     def do_fail(
         self, db: sqlite3.Connection, task_id: str, attempt: int, failure: Failure, *, if_expired: bool
     ) -> Task:
@@ -119,7 +119,7 @@ class SqlFailedThenPending(_TwoTransactions):
     also="R1 C2 L2 D1 D3 L1",
     layer="kills",
 )
-class SqlAttemptInItsOwnTransaction(_TwoTransactions):
+class SqlAttemptInItsOwnTransaction(TwoTransactions):
     CLAIM = PlainSQLite.CLAIM.replace("attempts = attempts + 1", "attempts = attempts + 0")
 
     def do_claim(self, db: sqlite3.Connection, now: datetime, limit: int, lease: datetime) -> list[Task]:
@@ -134,7 +134,7 @@ class SqlAttemptInItsOwnTransaction(_TwoTransactions):
 @planted(
     "D2", "claim marks its tasks in one transaction and stores the lease in another", also="D3 D1 C2 L1", layer="kills"
 )
-class SqlLeaseInItsOwnTransaction(_TwoTransactions):
+class SqlLeaseInItsOwnTransaction(TwoTransactions):
     CLAIM = PlainSQLite.CLAIM.replace("lease_expires_at = :lease", "lease_expires_at = NULL")
 
     def do_claim(self, db: sqlite3.Connection, now: datetime, limit: int, lease: datetime) -> list[Task]:
@@ -149,7 +149,7 @@ class SqlLeaseInItsOwnTransaction(_TwoTransactions):
 @planted(
     "D2", "cancel sets finished_at in one transaction and the status in another", also="L1 D3 D1 G1", layer="kills"
 )
-class SqlCancelInTwo(_TwoTransactions):
+class SqlCancelInTwo(TwoTransactions):
     def do_cancel(self, db: sqlite3.Connection, task_id: str, now: datetime) -> bool:
         arguments = {"id": task_id, "now": self.stored_instant(now)}
         if db.execute(
@@ -160,7 +160,7 @@ class SqlCancelInTwo(_TwoTransactions):
 
 
 @planted("D2", "purge removes task by task, each in a transaction of its own", also="G1 D1", layer="kills")
-class SqlPurgeCommitsTaskByTask(_TwoTransactions):
+class SqlPurgeCommitsTaskByTask(TwoTransactions):
     def do_purge(self, db: sqlite3.Connection, before: datetime, limit: int) -> int:
         removed = 0
         while removed < limit and super().do_purge(db, before, 1):
@@ -170,7 +170,7 @@ class SqlPurgeCommitsTaskByTask(_TwoTransactions):
 
 
 @planted("D2", "extend commits claim by claim", also="L2 D1", layer="kills")
-class SqlExtendCommitsOneByOne(_TwoTransactions):
+class SqlExtendCommitsOneByOne(TwoTransactions):
     def do_extend(self, db: sqlite3.Connection, claims: Sequence[tuple[str, int]], lease: datetime) -> Any:
         held = []
         for claim in claims:

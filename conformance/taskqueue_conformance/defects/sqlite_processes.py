@@ -11,19 +11,9 @@ from typing import Any, ClassVar, Final
 from taskqueue import Task, TaskExists, TaskStatus
 from taskqueue_conformance.defects.catalogue import planted
 from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
+from taskqueue_conformance.defects.sqlite_kills import TwoTransactions
 
 _IN_PROCESS: Final = threading.RLock()
-
-
-class _LockOfTheProcess(PlainSQLite):
-    """A lock of this process stands in for a transaction that locks the file."""
-
-    BEGIN = "SELECT 1"
-    COMMIT = "SELECT 1"
-
-    def in_transaction(self, work: Callable[[sqlite3.Connection], Any], db: sqlite3.Connection) -> Any:
-        with _IN_PROCESS:
-            return super().in_transaction(work, db)
 
 
 @planted(
@@ -32,7 +22,7 @@ class _LockOfTheProcess(PlainSQLite):
     also="R1 C2 L2 L1",
     layer="processes",
 )
-class SqlClaimLocksTheProcess(_LockOfTheProcess):
+class SqlClaimLocksTheProcess(TwoTransactions):
     def do_claim(self, db: sqlite3.Connection, now: datetime, limit: int, lease: datetime) -> list[Task]:
         arguments = {"now": self.stored_instant(now), "lease": self.stored_instant(lease), "limit": limit}
         rows = db.execute(
@@ -40,7 +30,7 @@ class SqlClaimLocksTheProcess(_LockOfTheProcess):
             "ORDER BY available_at, seq LIMIT :limit",
             arguments,
         ).fetchall()
-        time.sleep(0.002)
+        self.commit_and_go_on(db)
         for task_id, _, _ in rows:
             db.execute(
                 "UPDATE tasks SET status = 'running', attempts = attempts + 1, started_at = :now, "
@@ -56,12 +46,12 @@ class SqlClaimLocksTheProcess(_LockOfTheProcess):
     also="L2 V1 C1",
     layer="processes",
 )
-class SqlCancelLocksTheProcess(_LockOfTheProcess):
+class SqlCancelLocksTheProcess(TwoTransactions):
     def do_cancel(self, db: sqlite3.Connection, task_id: str, now: datetime) -> bool:
         task = self.find(db, task_id)
         if task is None or task.status.ended:
             return super().do_cancel(db, task_id, now)
-        time.sleep(0.002)
+        self.commit_and_go_on(db)
         db.execute(
             "UPDATE tasks SET status = 'cancelled', finished_at = :now, lease_expires_at = NULL, value = NULL "
             "WHERE id = :id",
@@ -71,12 +61,12 @@ class SqlCancelLocksTheProcess(_LockOfTheProcess):
 
 
 @planted("L1", "complete looks and writes under a lock of the process", also="L2 V1 C1", layer="processes")
-class SqlCompleteLocksTheProcess(_LockOfTheProcess):
+class SqlCompleteLocksTheProcess(TwoTransactions):
     def do_complete(self, db: sqlite3.Connection, task_id: str, attempt: int, value: bytes, now: datetime) -> None:
         task = self.find(db, task_id)
         if task is None or task.status is not TaskStatus.RUNNING or task.attempts != attempt:
             raise self.refusal(db, task_id, attempt)
-        time.sleep(0.002)
+        self.commit_and_go_on(db)
         db.execute(
             "UPDATE tasks SET status = 'success', value = :value, finished_at = :now, lease_expires_at = NULL "
             "WHERE id = :id",
