@@ -11,7 +11,6 @@ from taskqueue import Backend
 from taskqueue.backends.memory import MemoryBackend
 from taskqueue_conformance.harness import BaseHarness
 
-
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
 _ROOM_BYTES = 512 * 1024 * 1024
 
@@ -42,7 +41,7 @@ class SQLiteHarness(BaseHarness):
     _FOLDER = "TASKQUEUE_CONFORMANCE_SQLITE_FOLDER"
 
     def start(self) -> Mapping[str, str]:
-        """Make the directory: in memory where there is room, since a thousand small stores are synced again and again."""
+        """Make the directory: in memory where there is room, since many small stores are synced again and again."""
         folder = tempfile.mkdtemp(prefix="taskqueue-conformance-", dir=_SHARED_MEMORY if _has_room() else None)
         return {self._FOLDER: folder}
 
