@@ -33,6 +33,7 @@ TIME_LIMIT_SECONDS: Final = 300.0
 
 KILLED: Final = "killed"
 TIMEOUT: Final = "timeout"
+"""Killed because a call, a check or the whole run did not end. On a busy machine that deserves a second look."""
 SURVIVED: Final = "survived"
 STILLBORN: Final = "stillborn"
 """The module cannot even be imported. Such a mutant says nothing about the suite and does not count."""
@@ -162,8 +163,9 @@ def _result(status: int | None, report: Path, log: Path, *, partial: bool) -> di
         for requirement in told["requirements"]:
             for check in requirement["checks"]:
                 if check["outcome"] == "failed":
+                    hangs = "none within" in check["message"]
                     return {
-                        "outcome": KILLED,
+                        "outcome": TIMEOUT if hangs else KILLED,
                         "check": check["id"],
                         "layer": check["layer"],
                         "requirement": check["breaks"] or requirement["id"],
@@ -284,7 +286,7 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> bool:
     counted = killed + alive + kinds["performance"] + kinds["beyond"]
     _say(f"killed of all that are not equivalent: {killed} of {counted}{_percent(killed, counted)}")
     _say(f"killed of those that break the contract: {killed} of {killed + alive}{_percent(killed, killed + alive)}")
-    layers = Counter(told["layer"] for told in results.values() if told["outcome"] == KILLED)
+    layers = Counter(told["layer"] for told in results.values() if "layer" in told)
     _say("killed first by: " + ", ".join(f"{name} {number}" for name, number in layers.most_common()))
     for each, explanation in survivors.items():
         told = results[each]
@@ -292,7 +294,7 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> bool:
         _say("    " + ("unexplained" if explanation is None else f"{explanation.kind}: {explanation.why}"))
     for each, told in results.items():
         if told["outcome"] in {TIMEOUT, BROKEN}:
-            _say(f"\n{each}: {told['outcome']}")
+            _say(f"\n{each}: {told['outcome']} {told.get('check', '')}")
     return not outcomes[BROKEN] and not kinds["unexplained"] and killed >= 0.95 * (killed + alive)
 
 
