@@ -1,8 +1,11 @@
 """A Hypothesis state machine that drives a twin, and writes down what it does as Gherkin."""
 
 import asyncio
+import os
+import tempfile
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -38,6 +41,8 @@ INSTANTS: Final = (
 )
 """Few instants that lie close together, so that edges meet; in no order, so that time goes backwards too."""
 IDS: Final = tuple("abcdefghijkl")
+
+_STORAGE: Final = "HYPOTHESIS_STORAGE_DIRECTORY"
 
 _handles = st.sampled_from(HANDLES)
 _instants = st.sampled_from(INSTANTS)
@@ -368,6 +373,21 @@ def _violation(calls: Sequence[Call], error: Exception, origin: str) -> Violatio
     return found
 
 
+@contextmanager
+def _storage_elsewhere() -> Iterator[None]:
+    """Keep Hypothesis from leaving a folder of its own in the adopter's working directory."""
+    before = os.environ.get(_STORAGE)
+    with tempfile.TemporaryDirectory(prefix="taskqueue-conformance-") as folder:
+        os.environ[_STORAGE] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_STORAGE]
+            else:
+                os.environ[_STORAGE] = before
+
+
 async def explore(lab: Lab, *, examples: int, seed_number: int) -> dict[str, int]:
     """Run the machine against the lab's backend, and return how many examples and steps that took.
 
@@ -381,6 +401,10 @@ async def explore(lab: Lab, *, examples: int, seed_number: int) -> dict[str, int
         return ContractMachine(exploration)
 
     def run() -> None:
+        with _storage_elsewhere():
+            search()
+
+    def search() -> None:
         run_state_machine_as_test(
             machine,  # type: ignore[arg-type]  # any factory will do, as its documentation says
             settings=settings(
