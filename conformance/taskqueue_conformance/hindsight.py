@@ -6,9 +6,10 @@ which requirement was broken, whatever the check was about.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import permutations
 from typing import Any, Final
 
 from taskqueue import NotConnected, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
@@ -21,6 +22,8 @@ LONGEST: Final = 5000
 
 _REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
 _READS: Final = frozenset({"get", "tasks", "counts", "next_due", "expired"})
+_TRIED: Final = 3
+"""Of how many overlapping calls every order is tried."""
 _HARMLESS: Final = _READS | {"connect", "close", "wait"}
 _SUMMARIES: Final = frozenset({"counts", "next_due"})
 _STEPS: Final[Mapping[str, str]] = {
@@ -41,7 +44,8 @@ class Call:
         arguments: Its arguments by name.
         answer: What it returned, or the exception that it raised.
         ended: Whether it has.
-        overlapped: Whether another call was under way in the meantime.
+        began: Its place among all beginnings and ends.
+        finished: The place of its end.
     """
 
     handle: str
@@ -50,7 +54,8 @@ class Call:
     arguments: Mapping[str, Any]
     answer: Any = None
     ended: bool = False
-    overlapped: bool = False
+    began: int = 0
+    finished: int = 0
 
 
 @dataclass(slots=True)
@@ -58,24 +63,21 @@ class Record:
     """The calls of one check, in the order in which they began."""
 
     calls: list[Call] = field(default_factory=list)
-    under_way: list[Call] = field(default_factory=list)
+    ticks: int = 0
 
     def begin(self, handle: str, store: str, method: str, arguments: Mapping[str, Any]) -> Call:
         """Note that a call begins."""
+        self.ticks += 1
         call = Call(handle, store, method, {name: _copied(value) for name, value in arguments.items()})
-        if method != "wait":
-            for other in self.under_way:
-                other.overlapped = call.overlapped = True
-            self.under_way.append(call)
+        call.began = call.finished = self.ticks
         if len(self.calls) < LONGEST:
             self.calls.append(call)
         return call
 
     def end(self, call: Call, answer: Any) -> None:
         """Note what came of a call."""
-        call.answer, call.ended = answer, True
-        if call.method != "wait":
-            self.under_way.remove(call)
+        self.ticks += 1
+        call.answer, call.ended, call.finished = answer, True, self.ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +109,76 @@ class Breach:
 
 
 def first_breach(calls: Sequence[Call]) -> Breach | None:
-    """Return the first wrong answer, or None if there is none, or if it cannot be told which one it is."""
+    """Return the first wrong answer, or None if there is none, or if it cannot be told which one it is.
+
+    Calls that overlapped may have taken effect in any order: their answers are wrong if no order explains them.
+    """
     stores: dict[str, _Retrial] = {}
     connected: set[str] = set()
     suspicion: Breach | None = None
-    for call in calls:
-        if _unclear(call):
-            if call.method in _HARMLESS:
-                continue
-            break
-        if isinstance(call.answer, NotConnected):
-            if call.handle in connected:
+    for group in _overlapping(calls):
+        told = [call for call in group if not isinstance(call.answer, NotConnected)]
+        for call in group:
+            if call.handle in connected and call not in told and len(group) == 1:
                 return Breach("HANDLES", call, "the handle is connected")
+            _follow(connected, call)
+        orders = _orders(told)
+        if orders is None:
+            break
+        if not told:
             continue
-        _follow(connected, call)
-        retrial = stores.setdefault(call.store, _Retrial())
-        breach = retrial.judge(call)
-        if breach is not None and not breach.in_a_summary:
-            return breach
-        # A sum may be right about a store that is wrong: what was stored comes first.
-        suspicion = suspicion or breach
+        retrial = stores.setdefault(told[0].store, _Retrial())
+        outcomes = [retrial.copy().judge_all(order) for order in orders]
+        right = next((number for number, breach in enumerate(outcomes) if breach is None), None)
+        retrial.judge_all(orders[right or 0], to_the_end=True)
+        if right is None and (breach := outcomes[0]) is not None:
+            if not breach.in_a_summary:
+                return breach
+            # A sum may be right about a store that is wrong: what was stored comes first.
+            suspicion = suspicion or breach
         if retrial.lost:
             break
     return _issued_twice(calls) or suspicion
+
+
+def _overlapping(calls: Sequence[Call]) -> Iterator[list[Call]]:
+    """Yield the calls in groups: each call of a group began before another one of it had ended."""
+    group: list[Call] = []
+    end = 0
+    for call in calls:
+        if call.method == "wait":
+            continue
+        if group and call.began > end:
+            yield group
+            group = []
+        group.append(call)
+        end = max(end, call.finished) if call.ended else call.began
+    if group:
+        yield group
+
+
+def _orders(group: Sequence[Call]) -> list[Sequence[Call]] | None:
+    """Return the orders in which calls may have taken effect, or None where there are too many, or it is unclear."""
+    changing = [call for call in group if call.method not in _HARMLESS]
+    if any(_unclear(call) for call in changing):
+        return None
+    if len(group) > _TRIED:
+        group = changing
+    group = [call for call in group if not _unclear(call)]
+    if len(group) > _TRIED or len({call.store for call in group}) > 1:
+        return None
+    return list(permutations(group)) or [()]
+
+
+def _unclear(call: Call) -> bool:
+    return not call.ended or isinstance(call.answer, asyncio.CancelledError)
+
+
+def _follow(connected: set[str], call: Call) -> None:
+    if call.method == "connect":
+        connected.add(call.handle)
+    elif call.method == "close":
+        connected.discard(call.handle)
 
 
 def _issued_twice(calls: Sequence[Call]) -> Breach | None:
@@ -147,17 +196,6 @@ def _issued_twice(calls: Sequence[Call]) -> Breach | None:
     return None
 
 
-def _unclear(call: Call) -> bool:
-    return call.overlapped or not call.ended or isinstance(call.answer, asyncio.CancelledError)
-
-
-def _follow(connected: set[str], call: Call) -> None:
-    if call.method == "connect":
-        connected.add(call.handle)
-    elif call.method == "close":
-        connected.discard(call.handle)
-
-
 class _Retrial:
     """One store as the model has it."""
 
@@ -169,6 +207,24 @@ class _Retrial:
         self.refused: set[str] = set()
         self.confirmed: set[str] = set()
         self.latest = "enqueue"
+
+    def copy(self) -> "_Retrial":
+        """Return another one with the same store, on which something can be tried."""
+        other = _Retrial()
+        other.model.stored = dict(self.model.stored)
+        other.last, other.latest = dict(self.last), self.latest
+        other.purged, other.refused, other.confirmed = set(self.purged), set(self.refused), set(self.confirmed)
+        return other
+
+    def judge_all(self, calls: Sequence[Call], *, to_the_end: bool = False) -> Breach | None:
+        """Make calls one after another and return the first breach; stop there, unless ``to_the_end``."""
+        first: Breach | None = None
+        for call in calls:
+            breach = self.judge(call)
+            if breach is not None and not to_the_end:
+                return breach
+            first = first or breach
+        return first
 
     def judge(self, call: Call) -> Breach | None:
         """Make the call on the model, and return the breach if its answer is not the same."""
@@ -314,8 +370,8 @@ class _Retrial:
                 return None
             mine = self.model.stored[task.id]
             kept = replace(task, payload=mine.payload, enqueued_at=mine.enqueued_at, available_at=mine.available_at)
-            if (inexact := by_difference(kept, task)) is not None:
-                return inexact
+            if kept != task:
+                return by_difference(kept, task) or "C2"
         if [task.id for task in actual] != [task.id for task in expected]:
             return _wrong_choice(expected, actual, now=now, limit=limit)
         differing = next((one, other) for one, other in zip(expected, actual, strict=True) if one != other)

@@ -86,10 +86,9 @@ def test_a_wrong_sum_counts_only_if_no_record_is_wrong() -> None:
 
 
 def _overlapped(record: Record) -> None:
-    one = record.begin("handle", "store", "claim", CLAIM)
-    other = record.begin("handle", "store", "claim", CLAIM)
-    record.end(one, [])
-    record.end(other, [RUNNING])
+    calls = [record.begin("handle", "store", "claim", CLAIM) for _ in range(4)]
+    for call in calls:
+        record.end(call, [])
 
 
 def _cancelled(record: Record) -> None:
@@ -119,6 +118,26 @@ def test_an_instant_that_is_kept_wrongly_is_named() -> None:
     breach = first_breach(recorded(ENQUEUED, ("get", {"task_id": "a"}, wrong)).calls)
     assert breach is not None
     assert breach.requirement == "E3"
+
+
+@pytest.mark.parametrize(("answers", "breaks"), [(([], [RUNNING]), None), (([RUNNING], []), None), (([], []), "E2")])
+def test_calls_that_overlapped_may_have_happened_in_any_order(answers: Any, breaks: str | None) -> None:
+    record = recorded(ENQUEUED)
+    calls = [record.begin("handle", "store", "claim", CLAIM) for _ in answers]
+    for call, answer in zip(calls, answers, strict=True):
+        record.end(call, answer)
+    record.end(record.begin("handle", "store", "get", {"task_id": "a"}), RUNNING)
+    breach = first_breach(record.calls)
+    assert (breach and breach.requirement) == breaks
+
+
+def test_a_claim_that_two_callers_were_given_is_named_in_any_disorder() -> None:
+    record = recorded(ENQUEUED)
+    calls = [record.begin("handle", "store", "claim", CLAIM) for _ in range(5)]
+    for call in calls:
+        record.end(call, [RUNNING])
+    assert (breach := first_breach(record.calls)) is not None
+    assert breach.requirement == "C1"
 
 
 def test_a_refused_connection_changes_nothing() -> None:

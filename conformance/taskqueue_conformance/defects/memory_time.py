@@ -138,10 +138,11 @@ class ComparedAsText(Store):
         return task.available_at.isoformat(" ") <= now.isoformat("T")
 
 
-@planted("E1", "Due times are compared as text in which microseconds of zero are left out")
+@planted("E1", "Due times are compared as text that ends in Z and leaves out microseconds of zero")
 class ComparedAsShortenedText(Store):
     def is_due(self, task: Task, now: datetime) -> bool:
-        return task.available_at.isoformat() <= now.isoformat()
+        due, at = (instant.isoformat().replace("+00:00", "Z") for instant in (task.available_at, now))
+        return due <= at
 
 
 @planted(

@@ -132,13 +132,6 @@ class PurgedPlaceIsReused(Store):
         self.number[task.id] = self.places.pop(task.id, self.number[task.id])
 
 
-@planted("LISTING", "The number of the last task is given again once it was purged: a cursor skips tasks", also="C3")
-class NumbersAreReused(Store):
-    def add(self, task: Task) -> None:
-        self.last_number = max(self.number.values(), default=0)
-        super().add(task)
-
-
 @planted("LISTING", "The cursor is a position: after a purge a listing leaves tasks out")
 class CursorIsAPosition(Store):
     def page(self, status: TaskStatus | None, after: str | None, limit: int) -> tuple[list[Task], str | None]:
@@ -370,17 +363,6 @@ class CloseLeavesWaits(PlainMemory):
         self.loops.discard(asyncio.get_running_loop())
 
 
-@planted("W1", "A wait that is cancelled ends the waits of others for good")
-class CancelledWaitTakesOthersAlong(PlainMemory):
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the contract's own signature
-        try:
-            await super().wait(timeout)
-        except asyncio.CancelledError:
-            with LOCK:
-                self.kept_store.waiters.clear()
-            raise
-
-
 @planted("HANDLES", "get works before connect", also="CONFIG")
 class GetNeedsNoConnection(PlainMemory):
     async def get(self, task_id: str) -> Task | None:
@@ -427,7 +409,7 @@ class AnyLoopWillDo(PlainMemory):
         await super().close()
 
 
-@planted("HANDLES", "connect after close is refused", also="D1")
+@planted("HANDLES", "connect after close is refused", also="D1 X1")
 class ConnectsOnce(PlainMemory):
     closed = False
 
@@ -552,10 +534,3 @@ class EndedTasksAreCached(PlainMemory):
         if task is not None and task.status.ended:
             self.ended[task_id] = task
         return task or self.ended.get(task_id)
-
-
-@planted("L1", "The list that was enqueued stays shared with the caller", also="API P1 C2 D1")
-class ListIsShared(PlainMemory):
-    async def enqueue(self, tasks: Sequence[Task]) -> None:
-        await asyncio.sleep(0)
-        await super().enqueue(tasks)

@@ -322,13 +322,6 @@ statement(
     "sql-counts-one-short", "LISTING", "count(value), which leaves out NULL", COUNTS=("count(*)", "count(started_at)")
 )
 statement(
-    "sql-numbers-reused",
-    "LISTING",
-    "No AUTOINCREMENT: the largest number is given again",
-    also="C3 V2",
-    TASKS=("PRIMARY KEY AUTOINCREMENT", "PRIMARY KEY"),
-)
-statement(
     "sql-ids-without-case",
     "API",
     "COLLATE NOCASE",

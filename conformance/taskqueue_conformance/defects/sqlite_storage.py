@@ -19,13 +19,15 @@ class SqlInstantsAsReal(PlainSQLite):
 
 
 @planted(
-    "E1", "Instants are stored as text that leaves out microseconds of zero, and compared as text", also="C3 D3 E3"
+    "E1",
+    "Instants are stored as text that ends in Z and leaves out microseconds of zero, and compared as text",
+    also="C3 D3 E3",
 )
 class SqlInstantsAsText(PlainSQLite):
     TASKS = PlainSQLite.TASKS.replace("INTEGER", "TEXT").replace("seq TEXT", "seq INTEGER")
 
     def stored_instant(self, instant: datetime) -> Any:
-        return instant.isoformat()
+        return instant.isoformat().replace("+00:00", "Z")
 
     def read_instant(self, stored: Any) -> datetime:
         return datetime.fromisoformat(stored)
