@@ -240,8 +240,7 @@ class _Retrial:
         except _REFUSALS as refusal:
             return self._refusal(call, refusal)
         if isinstance(call.answer, BaseException):
-            requirement = "L2" if isinstance(call.answer, StaleClaim) else _RAISED[call.method]
-            return Breach(requirement, call, expected)
+            return Breach(_unwanted(call), call, expected)
         broken = self._compare(call, expected)
         return None if broken is None else Breach(broken, call, expected)
 
@@ -423,6 +422,13 @@ def _wrong_choice(expected: Sequence[Task], actual: Sequence[Task], *, now: date
     if len(got) > limit or len(got) < len(wanted):
         return "E2"
     return "C1" if extra and len(got) > len(wanted) else "C3"
+
+
+def _unwanted(call: Call) -> str:
+    """Return the requirement that an exception breaks where the contract has an answer."""
+    if isinstance(call.answer, StaleClaim):
+        return "D3" if call.arguments.get("if_expired") else "L2"
+    return _RAISED[call.method]
 
 
 def _compare_plainly(call: Call, expected: object) -> str | None:

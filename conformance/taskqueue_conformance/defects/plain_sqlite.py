@@ -418,7 +418,7 @@ class PlainSQLite:
         """End a task that has not ended."""
         if db.execute(self.CANCEL, {"id": task_id, "now": self.stored_instant(now)}).rowcount:
             return True
-        if db.execute(self.KNOWN, {"id": task_id}).fetchone() is None:
+        if self.find(db, task_id) is None:
             raise TaskNotFound(task_id)
         return False
 

@@ -224,7 +224,7 @@ def _settle(answer: "asyncio.Future[Any]", result: Any, error: BaseException | N
 @planted(
     "D1",
     "The commit comes with the next call on the handle, or with close",
-    also="HANDLES X1 D2 C1 W1 E2",
+    also="HANDLES X1 D2 C1 W1 E2 C3",
     seen_in="persist-queue#36",
 )
 class SqlCommittedByTheNextCall(PlainSQLite):

@@ -159,13 +159,6 @@ statement(
     COMPLETE=("value = :value", "value = nullif(:value, x'')"),
 )
 statement(
-    "sql-complete-as-text",
-    "V1",
-    "CAST(:value AS TEXT)",
-    also="RESULT",
-    COMPLETE=("value = :value", "value = CAST(CAST(:value AS TEXT) AS BLOB)"),
-)
-statement(
     "sql-retry-counts-retries",
     "BUDGET",
     "attempts <= max_retries",
@@ -277,7 +270,11 @@ statement(
     CANCEL=("finished_at = :now, lease_expires_at = NULL", "finished_at = :now"),
 )
 statement(
-    "sql-cancel-by-pattern", "L3", "WHERE id LIKE :id", also="L1 API", CANCEL=("WHERE id = :id", "WHERE id LIKE :id")
+    "sql-cancel-by-pattern",
+    "L3",
+    "WHERE id LIKE :id",
+    also="L1 L2 P1 API",
+    CANCEL=("WHERE id = :id", "WHERE id LIKE :id"),
 )
 statement(
     "sql-expired-excludes-now",
@@ -349,7 +346,7 @@ statement(
     also="API V1",
     seen_in="arq#137",
     INSERT=("INSERT INTO", "INSERT OR REPLACE INTO"),
-    KNOWN=("SELECT 1", "SELECT 1 WHERE 0 UNION SELECT 1"),
+    KNOWN=("WHERE id = :id", "WHERE id = :id AND 0"),
     layer="edges",
 )
 statement(
@@ -416,11 +413,4 @@ statement(
     "Due times are stored in whole seconds",
     also="E1 C3",
     INSERT=(":available_at,", ":available_at / 1000000 * 1000000,"),
-)
-statement(
-    "sql-payload-as-text",
-    "P1",
-    "Payloads are cast to TEXT and back",
-    also="CONTEXT API",
-    INSERT=(":payload,", "CAST(CAST(:payload AS TEXT) AS BLOB),"),
 )

@@ -1,5 +1,6 @@
 """Wrong ways to put a record into columns of SQLite."""
 
+import re
 import sqlite3
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,7 @@ class SqlInstantsAsReal(PlainSQLite):
     also="C3 D3 E3",
 )
 class SqlInstantsAsText(PlainSQLite):
-    TASKS = PlainSQLite.TASKS.replace("INTEGER", "TEXT").replace("seq TEXT", "seq INTEGER")
+    TASKS = re.sub(r"(\w+_at) INTEGER", r"\1 TEXT", PlainSQLite.TASKS)
 
     def stored_instant(self, instant: datetime) -> Any:
         return instant.isoformat().replace("+00:00", "Z")
@@ -42,7 +43,7 @@ class SqlInstantsInMilliseconds(PlainSQLite):
         return super().read_instant(stored * 1000)
 
 
-@planted("E3", "An instant of zero is stored as NULL, and read as the epoch only where it must be", also="D3")
+@planted("E3", "An instant of zero is stored as NULL, and read as the epoch only where it must be", also="D3 R2")
 class SqlZeroIsNull(PlainSQLite):
     def stored_or_none(self, instant: datetime | None) -> Any:
         return super().stored_or_none(instant) or None
