@@ -223,6 +223,9 @@ async def processes_see_each_other(lab: Lab) -> None:
     await witness(lab)
     model = Model()
     children = await _puppets(lab, 2)
+    for child in children:  # what a process was told that there is none of may come to be
+        asked = Call("get", ("1",))
+        expect_answer(asked, await child.ask("call", asked), None, where="before anything was enqueued", breaks="L3")
     for number, call in enumerate(life(NOON)):
         writer, reader = children[number % 2], children[(number + 1) % 2]
         said = await writer.ask("call", call)

@@ -20,10 +20,11 @@ class TwoTransactions(PlainSQLite):
     """Commits in the middle of a call, under a lock of the process: nobody here sees the state in between."""
 
     gate: ClassVar[threading.RLock] = threading.RLock()
+    pause_s: ClassVar[float] = PAUSE_S
 
     def commit_and_go_on(self, db: sqlite3.Connection) -> None:
         db.execute("COMMIT")
-        time.sleep(PAUSE_S)
+        time.sleep(self.pause_s)
         db.execute("BEGIN IMMEDIATE")
 
     def in_transaction(self, work: Callable[[sqlite3.Connection], Any], db: sqlite3.Connection) -> Any:
@@ -38,7 +39,7 @@ class TwoTransactions(PlainSQLite):
         return await super().read(alone)
 
 
-@planted("D2", "enqueue commits each task of a list by itself", also="D1 API X1", layer="kills")
+@planted("D2", "enqueue commits each task of a list by itself", also="D1 API X1 L1", layer="kills")
 class SqlCommitsTaskByTask(TwoTransactions):
     def do_enqueue(self, db: sqlite3.Connection, tasks: Sequence[Task]) -> None:
         if len(tasks) < 2 or len({task.id for task in tasks}) < len(tasks) or len(tasks) > 20:  # noqa: PLR2004
@@ -182,7 +183,7 @@ class SqlExtendCommitsOneByOne(TwoTransactions):
 @planted(
     "D1",
     "Answers come before the commit, which a thread makes a little later",
-    also="D2 D3 R1",
+    also="D2 D3 R1 HANDLES",
     layer="kills",
     seen_in="NATS 2.12.1",
 )

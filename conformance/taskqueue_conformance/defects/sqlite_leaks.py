@@ -77,23 +77,3 @@ class ConnectLeavesAThread(PlainMemory):
     async def connect(self) -> None:
         await super().connect()
         threading.Thread(target=threading.Event().wait, daemon=True).start()
-
-
-@planted("X1", "Calls block the event loop for a while", also="W1 HANDLES", layer="hygiene")
-class SqlBlocksTheLoop(PlainSQLite):
-    async def write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        done = threading.Event()
-        running = self.session().run(lambda db: _and_tell(partial_(self, work, db), done))
-        done.wait(1)
-        return await running
-
-
-def partial_(backend: PlainSQLite, work: Callable[[sqlite3.Connection], Any], db: sqlite3.Connection) -> Any:
-    return lambda: backend.in_transaction(work, db)
-
-
-def _and_tell(work: Callable[[], Any], done: threading.Event) -> Any:
-    try:
-        return work()
-    finally:
-        done.set()

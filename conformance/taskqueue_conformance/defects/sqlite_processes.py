@@ -47,6 +47,8 @@ class SqlClaimLocksTheProcess(TwoTransactions):
     layer="processes",
 )
 class SqlCancelLocksTheProcess(TwoTransactions):
+    pause_s = 0.02
+
     def do_cancel(self, db: sqlite3.Connection, task_id: str, now: datetime) -> bool:
         task = self.find(db, task_id)
         if task is None or task.status.ended:
