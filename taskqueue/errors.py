@@ -133,6 +133,23 @@ class TaskCancelled(TaskQueueError):
         self.task_id = task_id
 
 
+class TaskNotEnded(TaskQueueError):
+    """A task was to be enqueued again that is still to run, or runs; nothing was stored.
+
+    Attributes:
+        task_id: The task.
+        status: Its status, PENDING or RUNNING.
+    """
+
+    def __init__(self, task_id: str, *, status: TaskStatus) -> None:
+        super().__init__(
+            f"task {_shown(task_id)} is {status.upper()}: only a task that has ended can be enqueued again. "
+            "Wait for its outcome, or cancel it first"
+        )
+        self.task_id = task_id
+        self.status = status
+
+
 class TaskFailed(TaskQueueError):
     """``Result.unwrap`` of a task that failed.
 

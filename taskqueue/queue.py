@@ -23,6 +23,7 @@ from taskqueue.errors import (
     SerializationError,
     StaleClaim,
     TaskCancelled,
+    TaskNotEnded,
     TaskNotFound,
 )
 from taskqueue.result import Result, result_of
@@ -513,6 +514,49 @@ class TaskQueue:
         running = len(task.failures) < task.attempts
         source = TaskStatus.RUNNING if running else TaskStatus.PENDING
         self._announcer.announce(task_id, now, task.attempts, source, TaskStatus.CANCELLED)
+
+    async def enqueue_again(self, task_id: str, *, eta: datetime | None = None, max_retries: int | None = None) -> str:
+        """Store a new task that makes the same call as one that has ended, and return the new task's id.
+
+        An ended task is never revived: it stays as it is, with its outcome, and the new one begins with no attempts.
+        The payload is copied as it is stored, context included; nothing is loaded, so no code runs. If this is
+        interrupted, the new task may have been stored.
+
+        Args:
+            task_id: The task that has ended, however it ended.
+            eta: Not before when the new task runs (timezone-aware); at once if None.
+            max_retries: The new task's retry budget, counting executions; by default that of the ended task, not
+                that of the queue.
+
+        Raises:
+            InvalidArgument: An argument cannot mean anything.
+            TaskNotFound: The id is unknown.
+            TaskNotEnded: The task is PENDING or RUNNING.
+
+        Whatever of these is raised, nothing was stored.
+
+        Spec: Task Status Lifecycle: nothing follows SUCCESS, FAILED and CANCELLED.
+        """
+        task_id = _check.task_id(task_id)
+        eta = None if eta is None else to_utc("eta", eta)
+        max_retries = None if max_retries is None else _check.max_retries(max_retries)
+        backend = await self._ready()
+        ended = await backend.get(task_id)
+        if ended is None:
+            raise TaskNotFound(task_id)
+        if not ended.status.ended:
+            raise TaskNotEnded(task_id, status=ended.status)
+        now = self.now()
+        again = Task(
+            id=str(uuid.uuid4()),
+            payload=ended.payload,
+            enqueued_at=now,
+            available_at=now if eta is None else eta,
+            max_retries=ended.max_retries if max_retries is None else max_retries,
+        )
+        await backend.enqueue([again])
+        self._announcer.announce(again.id, now, 0, None, TaskStatus.PENDING)
+        return again.id
 
     async def purge(self, older_than: timedelta | None = None, *, finished_before: datetime | None = None) -> int:
         """Remove tasks that ended long ago, with their results. Pass exactly one of the arguments.

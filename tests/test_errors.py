@@ -16,6 +16,7 @@ from taskqueue import (
     TaskCancelled,
     TaskExists,
     TaskFailed,
+    TaskNotEnded,
     TaskNotFound,
     TaskQueueError,
     TaskStatus,
@@ -38,6 +39,7 @@ EXAMPLES = [
     UnknownScheme("nosuch://x", ["memory", "sqlite"]),
     IncompatibleStore("/x.db", found=9, supported=1),
     StoreUnavailable("/x.db", "is a directory"),
+    TaskNotEnded("t-1", status=TaskStatus.RUNNING),
 ]
 
 
