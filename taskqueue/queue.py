@@ -86,11 +86,11 @@ class Enqueuer:
 
         Raises and returns the same as ``TaskQueue.enqueue``.
         """
+        return (await self._queue._store(self._prepare(func, args, kwargs)))[0]  # noqa: SLF001 - the other half of the same class
+
+    def _prepare(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Task]:
         options = self._options
-        ids = await self._queue._submit(  # noqa: SLF001 - the other half of the same class
-            func, [(args, kwargs)], options, [options.task_id]
-        )
-        return ids[0]
+        return self._queue._prepare(func, [(args, kwargs)], options, [options.task_id])  # noqa: SLF001 - as above
 
 
 class TaskQueue:
@@ -270,7 +270,7 @@ class TaskQueue:
         Spec: Async TaskQueue API / Enqueue task with default settings; ETA scheduling semantics; Task context support.
         """
         options = self._checked_options(eta, context, max_retries, task_id)
-        return (await self._submit(func, [(args, kwargs)], options, [options.task_id]))[0]
+        return (await self._store(self._prepare(func, [(args, kwargs)], options, [options.task_id])))[0]
 
     def options(
         self,
@@ -323,6 +323,15 @@ class TaskQueue:
         Whatever is raised, nothing was stored.
         """
         options = self._checked_options(eta, context, max_retries, None)
+        return await self._store(self._prepare_many(func, calls, options, task_ids))
+
+    def _prepare_many(
+        self,
+        func: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        options: _Options,
+        task_ids: Sequence[str] | None,
+    ) -> list[Task]:
         checked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         for number, call in enumerate(calls):
             name = f"calls[{number}]"
@@ -341,7 +350,7 @@ class TaskQueue:
             if isinstance(task_ids, str) or len(task_ids) != len(checked):
                 raise InvalidArgument("task_ids", task_ids, f"pass a sequence of {len(checked)} ids, one for each call")
             ids = [_check.task_id(task_id, f"task_ids[{number}]") for number, task_id in enumerate(task_ids)]
-        return await self._submit(func, checked, options, ids)
+        return self._prepare(func, checked, options, ids)
 
     def _checked_options(self, eta: object, context: object, max_retries: object, task_id: object) -> _Options:
         return _Options(
@@ -351,22 +360,23 @@ class TaskQueue:
             task_id=None if task_id is None else _check.task_id(task_id),
         )
 
-    async def _submit(
+    def _prepare(
         self,
         func: Callable[..., Any],
         calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
         options: _Options,
         task_ids: Sequence[str | None],
-    ) -> list[str]:
+    ) -> list[Task]:
+        # No coroutine: the arguments are serialised before the first await, since the caller may change them while
+        # this waits; and in the caller's thread, since loading what is lazy in them may depend on the thread.
         func = _check.function(func)
         what = f"the call of {getattr(func, '__qualname__', None) or repr(func)}"
-        # Serialised before the first await: the caller may change the arguments while this waits.
         payloads = [
             self._dumps(what, {"func": func, "args": args, "kwargs": kwargs, "context": options.context})
             for args, kwargs in calls
         ]
         now = self.now()
-        tasks = [
+        return [
             Task(
                 id=str(uuid.uuid4()) if task_id is None else task_id,
                 payload=payload,
@@ -376,11 +386,13 @@ class TaskQueue:
             )
             for payload, task_id in zip(payloads, task_ids, strict=True)
         ]
+
+    async def _store(self, tasks: Sequence[Task]) -> list[str]:
         if tasks:
             backend = await self._ready()
             await backend.enqueue(tasks)
         for task in tasks:
-            self._announcer.announce(task.id, now, 0, None, TaskStatus.PENDING)
+            self._announcer.announce(task.id, task.enqueued_at, 0, None, TaskStatus.PENDING)
         return [task.id for task in tasks]
 
     async def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Result | None:  # noqa: ASYNC109 - the specification's signature
@@ -462,20 +474,23 @@ class TaskQueue:
         Raises:
             InvalidArgument: There is no such status.
         """
+        cursor: str | None = None
+        while True:
+            page, cursor = await self._page(status, cursor)
+            for task in page:
+                yield task
+            if cursor is None:
+                return
+
+    async def _page(self, status: TaskStatus | str | None, after: str | None) -> tuple[Sequence[Task], str | None]:
         wanted = None
         if status is not None:
             try:
                 wanted = TaskStatus(status)
             except ValueError:
                 raise InvalidArgument("status", status, f"pass one of {', '.join(TaskStatus)}") from None
-        cursor: str | None = None
-        while True:
-            backend = await self._ready()
-            page, cursor = await backend.tasks(status=wanted, after=cursor, limit=_PAGE)
-            for task in page:
-                yield task
-            if cursor is None:
-                return
+        backend = await self._ready()
+        return await backend.tasks(status=wanted, after=after, limit=_PAGE)
 
     async def counts(self) -> Mapping[TaskStatus, int]:
         """Return the number of tasks in each of the five statuses, zeros included."""
