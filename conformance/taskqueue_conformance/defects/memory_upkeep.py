@@ -1,6 +1,7 @@
 """Wrong about purging (G1), listing and counting (LISTING), waiting (W1) and handles (HANDLES, D1)."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -476,6 +477,21 @@ class ConnectionsAreCounted(PlainMemory):
         if self.count <= 0:
             self.count = 0
             await super().close()
+
+
+@planted("HANDLES", "complete sleeps on the event loop while it would wait for a lock")
+class CompleteBlocksTheLoop(PlainMemory):
+    async def complete(self, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
+        time.sleep(0.05)  # noqa: ASYNC251 - this is what is wrong
+        await super().complete(task_id, attempt, value=value, now=now)
+
+
+@planted("HANDLES", "wait sleeps on the event loop between its looks", also="W1 CONFIG API X1")
+class WaitBlocksTheLoop(PlainMemory):
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the contract's own signature
+        with self.use():
+            pass
+        time.sleep(min(timeout, 0.1))  # noqa: ASYNC251 - this is what is wrong
 
 
 @planted("D1", "close deletes what was enqueued through the handle and not claimed", also="HANDLES")
