@@ -8,6 +8,7 @@ from taskqueue.errors import (
     InvalidArgument,
     NotConnected,
     SerializationError,
+    SignatureError,
     StaleClaim,
     StoreUnavailable,
     TaskCancelled,
@@ -22,7 +23,7 @@ from taskqueue.errors import (
 from taskqueue.queue import AsyncTaskQueue, Call, Enqueuer, TaskQueue
 from taskqueue.result import Result
 from taskqueue.retry import RetryPolicy
-from taskqueue.serializers import CloudpickleSerializer, Serializer
+from taskqueue.serializers import CloudpickleSerializer, JSONSerializer, Serializer, SignedSerializer
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 from taskqueue.transition import Transition
@@ -42,11 +43,14 @@ __all__ = [
     "Failure",
     "IncompatibleStore",
     "InvalidArgument",
+    "JSONSerializer",
     "NotConnected",
     "Result",
     "RetryPolicy",
     "SerializationError",
     "Serializer",
+    "SignatureError",
+    "SignedSerializer",
     "StaleClaim",
     "StoreUnavailable",
     "Task",

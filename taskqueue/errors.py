@@ -191,6 +191,14 @@ class DeserializationError(TaskQueueError):
         self.what = what
 
 
+class SignatureError(DeserializationError):
+    """The signature of stored bytes does not hold, so nothing of them was loaded.
+
+    Attributes:
+        what: What could not be loaded.
+    """
+
+
 class UnknownScheme(InvalidArgument):
     """A URL names no registered backend.
 

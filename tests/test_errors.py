@@ -11,6 +11,7 @@ from taskqueue import (
     InvalidArgument,
     NotConnected,
     SerializationError,
+    SignatureError,
     StaleClaim,
     StoreUnavailable,
     TaskCancelled,
@@ -40,6 +41,7 @@ EXAMPLES = [
     IncompatibleStore("/x.db", found=9, supported=1),
     StoreUnavailable("/x.db", "is a directory"),
     TaskNotEnded("t-1", status=TaskStatus.RUNNING),
+    SignatureError("a payload", "no key fits"),
 ]
 
 

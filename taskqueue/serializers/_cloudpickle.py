@@ -1,47 +1,25 @@
-"""How calls and return values become bytes."""
+"""Pickles, functions by value included: the default."""
 
 import pickle
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import cloudpickle
 
 from taskqueue.errors import DeserializationError, SerializationError
 
 
-@runtime_checkable
-class Serializer(Protocol):
-    """Turns objects into bytes and back.
-
-    The queue passes two kinds of objects: a call, which is a ``dict`` with the keys ``func`` (a callable), ``args``
-    (a tuple), ``kwargs`` (a dict with ``str`` keys) and ``context`` (a dict or None); and a return value, which is
-    anything.
-    """
-
-    def dumps(self, obj: Any) -> bytes:
-        """Return ``obj`` as bytes, from which ``loads`` makes an equal object.
-
-        Raises:
-            SerializationError: This object cannot be serialised.
-        """
-        ...
-
-    def loads(self, data: bytes) -> Any:
-        """Return the object that ``dumps`` was given.
-
-        Raises:
-            DeserializationError: The bytes are damaged, or need code that is not to be had here.
-        """
-        ...
-
-
 class CloudpickleSerializer:
     """The default: pickles nearly everything, lambdas and local functions included.
 
     **Loading a pickle runs code.** Whoever can write to the store can run code in every worker and in every client
-    that calls ``Result.unwrap``. Keep the store as private as the application itself.
+    that calls ``Result.unwrap``. Keep the store as private as the application itself, or wrap this in a
+    ``SignedSerializer``, or use a ``JSONSerializer``.
 
     Spec: TaskQueue configuration and defaults / Construct TaskQueue with defaults.
     """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
     def dumps(self, obj: Any) -> bytes:
         """Return ``obj`` pickled: importable functions by reference, others by value.
