@@ -1,5 +1,6 @@
 """The harnesses of the backends that come with taskqueue."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from taskqueue import Backend
 from taskqueue.backends.memory import MemoryBackend
 from taskqueue_conformance.harness import BaseHarness
+from taskqueue_conformance.postgres_server import PostgresServer
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
 _ROOM_BYTES = 512 * 1024 * 1024
@@ -64,3 +66,77 @@ class SQLiteHarness(BaseHarness):
 
     def _path(self, store: str) -> Path:
         return Path(os.environ[self._FOLDER]) / f"{store}.db"
+
+
+class PostgresHarness(BaseHarness):
+    """``--conformance=postgres``: a server of the run's own. Each store is a namespace in its database.
+
+    The server's files lie in memory where there is room. It syncs them before it acknowledges, as servers do; whether
+    a disk keeps its word is not tested here.
+    """
+
+    capabilities: frozenset[str] = frozenset({"durable", "multiprocess", "restart"})
+
+    _FOLDER = "TASKQUEUE_CONFORMANCE_POSTGRES_FOLDER"
+
+    def start(self) -> Mapping[str, str]:
+        """Start the server."""
+        return {self._FOLDER: PostgresServer.start().folder}
+
+    def stop(self) -> None:
+        """End it, and delete its files."""
+        self._server().stop()
+
+    def backend(self, store: str) -> Backend:
+        """Return a handle on the namespace of this name."""
+        return _postgres_backend(self._server().url, store)
+
+    async def drop(self, store: str) -> None:
+        """Delete the namespace."""
+        await _drop_namespace(self._server().url, store)
+
+    async def restart(self, *, immediate: bool = False) -> None:
+        """Restart the server."""
+        await asyncio.to_thread(self._server().restart, "immediate" if immediate else "fast")
+
+    def _server(self) -> PostgresServer:
+        return PostgresServer(os.environ[self._FOLDER])
+
+
+class PostgresURLHarness(BaseHarness):
+    """``--conformance=postgresql://…``: a server that runs already. Each store is a namespace in the database.
+
+    The role must be allowed to create namespaces there. What is there already stays untouched.
+
+    Args:
+        url: The database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def backend(self, store: str) -> Backend:
+        """Return a handle on the namespace of this name."""
+        return _postgres_backend(self._url, store)
+
+    async def drop(self, store: str) -> None:
+        """Delete the namespace."""
+        await _drop_namespace(self._url, store)
+
+
+def _postgres_backend(url: str, store: str) -> Backend:
+    # Not before it is needed: the driver is no dependency of those who test another backend.
+    from taskqueue.backends.postgres import PostgresBackend  # noqa: PLC0415
+
+    separator = "&" if "?" in url else "?"
+    return PostgresBackend.from_url(f"{url}{separator}schema={store}")
+
+
+async def _drop_namespace(url: str, store: str) -> None:
+    import asyncpg  # noqa: PLC0415 - the same
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f'DROP SCHEMA IF EXISTS "{store}" CASCADE')
+    finally:
+        await connection.close()

@@ -1,0 +1,208 @@
+"""Connections to a PostgreSQL server: how they are opened, what runs on them, and how their failures are told."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import asyncpg
+
+Row = Sequence[Any]
+
+UniqueViolation: Final = asyncpg.UniqueViolationError
+
+# Plans: a plan made while the table was small, or not analysed yet, is kept for as long as the connection lives. With
+# these it is the same whatever the statistics say: along the indexes, as every statement of ours can be executed.
+# Sequential scans remain where there is no other way.
+_PLANNER: Final = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+_SESSION: Final = {
+    "application_name": "taskqueue",
+    "default_transaction_isolation": "read committed",
+    # The server notices a client whose machine is gone, and gives up its locks.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+_BEGIN: Final = "; ".join(
+    ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = {value}" for name, value in _PLANNER.items()))
+)
+_GRACE_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 5.0
+
+_DISCONNECTING: Final = ("08", "57P", "25006")
+"""SQLSTATEs, or their beginnings, after which a connection is of no use: it is ending, or the server is read-only."""
+_TRANSIENT: Final = ("08", "57P03", "57P01", "57P02", "53300", "25006")
+"""SQLSTATEs, or their beginnings, of a server that may let us in a moment later."""
+_RETRIABLE: Final = ("40001", "40P01")
+"""SQLSTATEs of a statement that was rolled back and may be sent again: a serialisation failure, a deadlock."""
+
+
+class ConnectionLost(Exception):
+    """A connection ended, or did not answer in time, while a statement was under way: whether it ran is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to reach a server.
+
+    Attributes:
+        dsn: A URL for the driver.
+        location: How to call it in messages: without a password.
+        connect_timeout: In seconds.
+        statement_timeout: In seconds.
+        pooled: Whether a proxy stands in between that gives each transaction another connection.
+    """
+
+    dsn: str
+    location: str
+    connect_timeout: float
+    statement_timeout: float
+    pooled: bool
+
+
+class Connection:
+    """An open connection. One statement at a time."""
+
+    def __init__(self, driver: Any, server: Server) -> None:
+        self._driver = driver
+        self._pooled = server.pooled
+        self._seconds = server.statement_timeout + _GRACE_SECONDS
+
+    @classmethod
+    async def open(cls, server: Server) -> Self:
+        """Connect.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError: See :func:`transient`.
+        """
+        # A proxy refuses settings that it does not know; there they are made in each transaction.
+        session = _SESSION | _PLANNER | {"statement_timeout": f"{max(1, round(server.statement_timeout * 1000))}"}
+        driver = await asyncpg.connect(
+            server.dsn,
+            timeout=server.connect_timeout,
+            server_settings=None if server.pooled else session,
+            statement_cache_size=0 if server.pooled else 200,
+            max_cached_statement_lifetime=0,
+        )
+        return cls(driver, server)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is known to have ended."""
+        return bool(self._driver.is_closed())
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the database."""
+        return str(self._driver.get_settings().server_encoding)
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        """Execute a statement in a transaction of its own and return its rows.
+
+        Raises:
+            ConnectionLost: Whether it was executed is unknown.
+            asyncpg.PostgresError: It was refused; nothing has changed.
+        """
+        rows: Sequence[Row] = await self._guarded(self._fetch(statement, arguments))
+        return rows
+
+    async def execute(self, statement: str, *arguments: Any) -> int:
+        """Execute a statement in a transaction of its own and return how many rows it changed. Raises as `fetch`."""
+        status: str = await self._guarded(self._execute(statement, arguments))
+        return int(status.rpartition(" ")[2]) if status[-1:].isdecimal() else 0
+
+    async def listen(self, channel: str, heard: Callable[[], None], ended: Callable[[], None]) -> None:
+        """Have ``heard`` called for every notification on a channel, and ``ended`` when the connection ends."""
+        self._driver.add_termination_listener(lambda *_: ended())
+        await self._guarded(self._driver.add_listener(channel, lambda *_: heard()))
+
+    async def close(self) -> None:
+        """Say good-bye and close, or close without it where nobody answers."""
+        with contextlib.suppress(Exception):
+            await self._driver.close(timeout=_CLOSE_SECONDS)
+        self.terminate()
+
+    def terminate(self) -> None:
+        """Close at once. Idempotent."""
+        if not self._driver.is_closed():
+            self._driver.terminate()
+
+    async def _fetch(self, statement: str, arguments: Sequence[Any]) -> Any:
+        if not self._pooled:
+            return await self._driver.fetch(statement, *arguments, timeout=self._seconds)
+        async with _Transaction(self._driver, self._seconds):
+            return await self._driver.fetch(statement, *arguments, timeout=self._seconds)
+
+    async def _execute(self, statement: str, arguments: Sequence[Any]) -> Any:
+        if not self._pooled:
+            return await self._driver.execute(statement, *arguments, timeout=self._seconds)
+        async with _Transaction(self._driver, self._seconds):
+            return await self._driver.execute(statement, *arguments, timeout=self._seconds)
+
+    async def _guarded(self, answer: Any) -> Any:
+        try:
+            return await answer
+        except asyncpg.PostgresError as error:
+            if str(error.sqlstate).startswith(_DISCONNECTING):
+                self.terminate()
+                raise ConnectionLost(reason(error)) from error
+            raise
+        except asyncpg.DataError:  # an argument that could not be encoded, so nothing was sent
+            raise
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            self.terminate()
+            raise ConnectionLost(reason(error)) from error
+        except BaseException:
+            self.terminate()
+            raise
+
+
+class _Transaction:
+    """A transaction around one statement: a proxy keeps it on one connection of the server's, settings included."""
+
+    def __init__(self, driver: Any, seconds: float) -> None:
+        self._driver = driver
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        await self._driver.execute(_BEGIN, timeout=self._seconds)
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            await self._driver.execute("COMMIT", timeout=self._seconds)
+        elif isinstance(error, asyncpg.PostgresError | asyncpg.DataError) and not self._driver.is_closed():
+            await self._driver.execute("ROLLBACK", timeout=self._seconds)
+
+
+def transient(error: BaseException) -> bool:
+    """Whether connecting may work a moment later."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate).startswith(_TRANSIENT)
+    return isinstance(error, OSError)  # which a timeout is too
+
+
+def retriable(error: BaseException) -> bool:
+    """Whether a statement was rolled back for the sake of another one, and may be sent again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _RETRIABLE
+
+
+def driver_error(error: BaseException) -> bool:
+    """Whether this comes from the driver or the server."""
+    return isinstance(error, (ConnectionLost, OSError, asyncpg.PostgresError, asyncpg.InterfaceError))
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what happened."""
+    if isinstance(error, asyncio.TimeoutError):
+        return "no answer in time"
+    text = " ".join(str(error).split())
+    state = getattr(error, "sqlstate", None)
+    return f"{text or type(error).__name__}{f' (SQLSTATE {state})' if state else ''}"

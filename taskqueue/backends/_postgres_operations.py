@@ -1,0 +1,702 @@
+"""What each method of the contract does to a PostgreSQL database.
+
+An operation is one call, with a copy of its arguments. Calls of one kind that have come together run as one: see
+:meth:`Operation.run`. Every statement is a transaction of its own, so nothing is left open, and each is written so
+that it is right however its steps mix with those of others at the isolation level READ COMMITTED: a row is changed
+only after it has been locked and looked at again. Several rows are locked in the order of enqueueing, so that two
+statements do not wait for each other.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
+
+from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation
+from taskqueue.backends._sqlite_schema import (
+    COLUMNS,
+    DamagedRow,
+    instant_of,
+    line_of_failure,
+    microseconds,
+    optional_microseconds,
+    row_of_task,
+    task_of_row,
+)
+from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TooLarge
+from taskqueue.status import TaskStatus
+from taskqueue.task import Failure, Task
+
+T = TypeVar("T")
+
+LARGEST_CALL: Final = 256 * 1024 * 1024
+"""How many bytes the records of one call may have in all."""
+_LARGEST_INTEGER: Final = 2**63 - 1
+_LOG: Final = logging.getLogger("taskqueue.backends.postgres")
+
+
+class Table:
+    """The table of one store, for statements that name it ``@tasks``, and its columns ``@columns``.
+
+    Attributes:
+        name: The table with its namespace, quoted.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.name = f"{schema}.tasks"
+        self._statements: dict[str, str] = {}
+
+    def sql(self, statement: str) -> str:
+        """Return a statement with the names filled in."""
+        if statement not in self._statements:
+            filled = statement.replace("@tasks", self.name).replace("@t.columns", _QUALIFIED)
+            self._statements[statement] = filled.replace("@columns", COLUMNS)
+        return self._statements[statement]
+
+
+_QUALIFIED: Final = ", ".join(f"t.{name}" for name in COLUMNS.split(", "))
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """One call of a method, with its arguments bound.
+
+    Attributes:
+        groups: Whether several may run as one.
+        repeatable: Whether it may be executed again where it is unknown whether it was.
+        announces: Whether somebody may be waiting for what it changes.
+    """
+
+    groups: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = False
+    announces: ClassVar[bool] = False
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The ids of which only one may be in a group."""
+        return ()
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return 0
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Execute operations of one kind; one alone unless they group.
+
+        Returns:
+            The outcome of each: what to return to its caller, or the exception to raise there. Once something has
+            been changed, exceptions are outcomes too: what is raised has changed nothing, or it is a connection that
+            was lost.
+        """
+        raise NotImplementedError
+
+
+# Enqueueing -------------------------------------------------------------------------------------------------------
+
+_INSERT: Final = """
+    INSERT INTO @tasks (@columns)
+    SELECT id, 'pending', enqueued_at, available_at, max_retries, attempts, started_at, NULL, NULL, failures, payload,
+        NULL
+    FROM unnest(
+        $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::bytea[]
+    ) AS v (id, enqueued_at, available_at, max_retries, attempts, started_at, failures, payload)
+"""
+_INSERT_ONE: Final = """
+    INSERT INTO @tasks (@columns)
+    VALUES ($1, 'pending', $2, $3, $4, $5, $6, NULL, NULL, $7, $8, NULL)
+"""
+_STORED: Final = (0, 2, 3, 4, 5, 6, 9, 10)
+"""Where in a row of COLUMNS the values stand that a new task can have."""
+_KNOWN: Final = "SELECT id FROM @tasks WHERE id = ANY ($1::text[])"
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue(Operation[None]):
+    """Add PENDING tasks, all or none."""
+
+    groups: ClassVar[bool] = True
+    announces: ClassVar[bool] = True
+    rows: Sequence[Sequence[Any]]
+    bytes_sent: int
+
+    @classmethod
+    def of(cls, tasks: Iterable[Task]) -> Self:
+        """Copy the tasks.
+
+        Raises:
+            InvalidArgument: A budget is beyond what a bigint can hold.
+            TooLarge: They are more than one call can take.
+        """
+        rows, size = [], 0
+        for task in tasks:
+            if task.max_retries > _LARGEST_INTEGER:
+                raise InvalidArgument("max_retries", task.max_retries, "PostgreSQL keeps integers up to 2**63 - 1")
+            row = row_of_task(task)
+            rows.append([row[index] for index in _STORED])
+            size += len(rows[-1][6]) + len(rows[-1][7]) + 400
+        _check_size("the list of tasks", size)
+        return cls(rows=rows, bytes_sent=size)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return self.bytes_sent
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Insert the rows of all calls; if an id is known, find out which calls that concerns, and insert the rest."""
+        ids = [row[0] for operation in operations for row in operation.rows]
+        # A list that cannot be stored is refused with all the ids that are wrong in it, hence the look.
+        known = await cls._known(db, table, ids) if len(set(ids)) < len(ids) else frozenset()
+        while True:
+            rows, refusals = _accepted(operations, known)
+            try:
+                await cls._insert(db, table, rows)
+            except UniqueViolation:
+                known = await cls._known(db, table, ids)
+            else:
+                return refusals
+
+    @staticmethod
+    async def _known(db: Connection, table: Table, ids: Sequence[str]) -> frozenset[str]:
+        return frozenset(row[0] for row in await db.fetch(table.sql(_KNOWN), ids))
+
+    @staticmethod
+    async def _insert(db: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:
+            await db.execute(table.sql(_INSERT_ONE), *rows[0])
+        elif rows:
+            await db.execute(table.sql(_INSERT), *map(list, zip(*rows, strict=True)))
+
+
+def _accepted(
+    operations: Sequence[Enqueue], known: frozenset[str]
+) -> tuple[list[Sequence[Any]], list[TaskExists | None]]:
+    """Return the rows of the calls that can be stored one after the other, and each call's refusal, or None."""
+    taken = set(known)
+    rows: list[Sequence[Any]] = []
+    refusals: list[TaskExists | None] = []
+    for operation in operations:
+        own: set[str] = set()
+        offending: dict[str, None] = {}
+        for row in operation.rows:
+            if row[0] in taken or row[0] in own:
+                offending[row[0]] = None
+            own.add(row[0])
+        if offending:
+            refusals.append(TaskExists(tuple(offending)))
+        else:
+            refusals.append(None)
+            rows += operation.rows
+            taken |= own
+    return rows, refusals
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > LARGEST_CALL:
+        raise TooLarge(what, size=size, limit=LARGEST_CALL)
+
+
+# Claiming ---------------------------------------------------------------------------------------------------------
+
+# What others are changing is passed over, never waited for; and what they have changed since this statement began is
+# looked at again before it is taken.
+_CLAIM: Final = """
+    WITH due AS (
+        SELECT seq FROM @tasks
+        WHERE status = 'pending' AND available_at <= $1
+        ORDER BY available_at, seq
+        LIMIT $2
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE @tasks t
+    SET status = 'running', attempts = attempts + 1, started_at = $1, lease_expires_at = $3
+    FROM due
+    WHERE t.seq = due.seq
+    RETURNING @t.columns, t.seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Operation[Sequence[Task]]):
+    """Take due tasks."""
+
+    now: datetime
+    limit: int
+    lease_expires_at: datetime
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Choose, lock and change the rows in one statement; RETURNING has an order of its own."""
+        (call,) = operations
+        limit = min(call.limit, _LARGEST_INTEGER)
+        arguments = (microseconds(call.now), limit, microseconds(call.lease_expires_at))
+        rows = await db.fetch(table.sql(_CLAIM), *arguments)
+        return [_tasks(sorted(rows, key=_claim_order))]
+
+
+def _claim_order(row: Row) -> tuple[int, int]:
+    return row[3], row[12]
+
+
+# Outcomes ---------------------------------------------------------------------------------------------------------
+
+_STATE: Final = "SELECT id, status, attempts, lease_expires_at FROM @tasks WHERE id = ANY ($1::text[])"
+
+
+async def _settle(
+    db: Connection,
+    table: Table,
+    operations: Sequence[Any],
+    step: Callable[[Connection, Table, Sequence[Any]], Coroutine[Any, Any, Mapping[str, Any]]],
+) -> list[Any]:
+    """Let ``step`` change what can be changed, and find out why the rest was refused.
+
+    ``step`` returns the answers of those that it accepted, by id. The state of the others is read afterwards. Where
+    that gives no reason to refuse, the task has come to be changeable in between, and it is tried again.
+    """
+    answers: dict[str, Any] = {}
+    left = list(operations)
+    while left:
+        try:
+            answers |= await step(db, table, left)
+            left = [operation for operation in left if operation.task_id not in answers]
+            ids = [operation.task_id for operation in left]
+            states = {row[0]: row for row in await db.fetch(table.sql(_STATE), ids)} if left else {}
+        except Exception as error:
+            if not answers:
+                raise
+            answers |= {operation.task_id: error for operation in left}
+            break
+        refusals = {operation.task_id: operation.refusal(states.get(operation.task_id)) for operation in left}
+        answers |= {task_id: refusal for task_id, refusal in refusals.items() if refusal is not None}
+        left = [operation for operation in left if operation.task_id not in answers]
+    return [None if (found := answers[operation.task_id]) is _DONE else found for operation in operations]
+
+
+_DONE: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _OfOneTask(Operation[T]):
+    """A call that changes one task."""
+
+    groups: ClassVar[bool] = True
+    announces: ClassVar[bool] = True
+    task_id: str
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return (self.task_id,)
+
+
+def _refusal(task_id: str, attempt: int, state: Row | None, *, holding: bool = False) -> Exception | None:
+    """Return why a claim is not held, or with ``holding`` that its lease still holds; None if it is held."""
+    if state is None:
+        return TaskNotFound(task_id)
+    _, status, attempts, lease = state
+    held = status == TaskStatus.RUNNING and attempts == attempt
+    if held and not holding:
+        return None
+    return StaleClaim(
+        task_id,
+        attempt,
+        status=TaskStatus(status),
+        attempts=attempts,
+        lease_expires_at=instant_of(lease) if held else None,
+    )
+
+
+_COMPLETE: Final = """
+    WITH held AS (
+        SELECT t.seq, v.value, v.now
+        FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[]) AS v (id, attempt, value, now)
+        JOIN @tasks t ON t.id = v.id
+        WHERE t.status = 'running' AND t.attempts = v.attempt
+        ORDER BY t.seq
+        FOR NO KEY UPDATE OF t
+    )
+    UPDATE @tasks t
+    SET status = 'success', value = held.value, finished_at = held.now, lease_expires_at = NULL
+    FROM held
+    WHERE t.seq = held.seq
+    RETURNING t.id
+"""
+_COMPLETE_ONE: Final = """
+    UPDATE @tasks
+    SET status = 'success', value = $3, finished_at = $4, lease_expires_at = NULL
+    WHERE id = $1 AND status = 'running' AND attempts = $2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(_OfOneTask[None]):
+    """End a held task as SUCCESS."""
+
+    attempt: int
+    value: bytes
+    now: int
+
+    @classmethod
+    def of(cls, task_id: str, attempt: int, *, value: bytes, now: datetime) -> Self:
+        """Copy the arguments.
+
+        Raises:
+            TooLarge: The value is more than one call can take.
+        """
+        _check_size("the value", len(value))
+        return cls(task_id, attempt, bytes(value), microseconds(now))
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return len(self.value)
+
+    def refusal(self, state: Row | None) -> Exception | None:
+        """Return why the claim is not held, or None if it is."""
+        return _refusal(self.task_id, self.attempt, state)
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Complete the tasks whose claims are held."""
+        return await _settle(db, table, operations, cls._complete)
+
+    @staticmethod
+    async def _complete(db: Connection, table: Table, calls: "Sequence[Complete]") -> Mapping[str, Any]:
+        rows = [(call.task_id, _integer(call.attempt), call.value, call.now) for call in calls]
+        if len(rows) == 1:
+            return {calls[0].task_id: _DONE} if await db.execute(table.sql(_COMPLETE_ONE), *rows[0]) else {}
+        done = await db.fetch(table.sql(_COMPLETE), *map(list, zip(*rows, strict=True)))
+        return {task_id: _DONE for (task_id,) in done}
+
+
+def _integer(value: int) -> int:
+    """Return what a bigint can hold; no attempt has such a number."""
+    return min(value, _LARGEST_INTEGER)
+
+
+_RETRIED: Final = "held.retry_at IS NOT NULL AND t.attempts < t.max_retries"
+_FAIL: Final = f"""
+    WITH held AS (
+        SELECT t.seq, v.failed_at, v.retry_at, v.proposed, v.last
+        FROM unnest(
+            $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::boolean[]
+        ) AS v (id, attempt, failed_at, retry_at, proposed, last, if_expired)
+        JOIN @tasks t ON t.id = v.id
+        WHERE t.status = 'running' AND t.attempts = v.attempt
+        AND (NOT v.if_expired OR t.lease_expires_at <= v.failed_at)
+        ORDER BY t.seq
+        FOR NO KEY UPDATE OF t
+    )
+    UPDATE @tasks t
+    SET status = CASE WHEN {_RETRIED} THEN 'pending' ELSE 'failed' END,
+        available_at = CASE WHEN {_RETRIED} THEN held.retry_at ELSE t.available_at END,
+        finished_at = CASE WHEN {_RETRIED} THEN NULL ELSE held.failed_at END,
+        failures = t.failures || CASE WHEN {_RETRIED} THEN held.proposed ELSE held.last END,
+        lease_expires_at = NULL
+    FROM held
+    WHERE t.seq = held.seq
+    RETURNING @t.columns
+"""  # noqa: S608 - a condition on columns
+
+
+@dataclass(frozen=True, slots=True)
+class Fail(_OfOneTask[Task]):
+    """Record a failure of a held task, and retry it if its budget allows."""
+
+    attempt: int
+    failed_at: int
+    retry_at: int | None
+    proposed: str
+    last: str
+    if_expired: bool
+
+    @classmethod
+    def of(cls, task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> Self:
+        """Copy the arguments.
+
+        Raises:
+            TooLarge: The texts are more than one call can take.
+        """
+        last = Failure(
+            attempt=failure.attempt, error=failure.error, failed_at=failure.failed_at, traceback=failure.traceback
+        )
+        lines = line_of_failure(failure), line_of_failure(last)
+        _check_size("the failure", len(lines[0]))
+        retry_at = optional_microseconds(failure.retry_at)
+        return cls(task_id, attempt, microseconds(failure.failed_at), retry_at, *lines, if_expired)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return 2 * len(self.last)
+
+    def refusal(self, state: Row | None) -> Exception | None:
+        """Return why the claim is not held, or does not have to be given up yet; None if neither."""
+        holding = self.if_expired and state is not None and state[3] is not None and state[3] > self.failed_at
+        return _refusal(self.task_id, self.attempt, state, holding=holding)
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Fail the tasks whose claims are held."""
+        return await _settle(db, table, operations, cls._fail)
+
+    @staticmethod
+    async def _fail(db: Connection, table: Table, calls: "Sequence[Fail]") -> Mapping[str, Any]:
+        rows = [
+            (c.task_id, _integer(c.attempt), c.failed_at, c.retry_at, c.proposed, c.last, c.if_expired) for c in calls
+        ]
+        stored = await db.fetch(table.sql(_FAIL), *map(list, zip(*rows, strict=True)))
+        return {row[0]: _task_or_error(row) for row in stored}
+
+
+def _task_or_error(row: Row) -> Task | DamagedRow:
+    try:
+        return task_of_row(row)
+    except DamagedRow as damaged:
+        return damaged
+
+
+_CANCEL: Final = """
+    WITH alive AS (
+        SELECT t.seq, v.now
+        FROM unnest($1::text[], $2::bigint[]) AS v (id, now)
+        JOIN @tasks t ON t.id = v.id
+        WHERE t.status IN ('pending', 'running')
+        ORDER BY t.seq
+        FOR NO KEY UPDATE OF t
+    )
+    UPDATE @tasks t
+    SET status = 'cancelled', finished_at = alive.now, lease_expires_at = NULL
+    FROM alive
+    WHERE t.seq = alive.seq
+    RETURNING t.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(_OfOneTask[bool]):
+    """End a task as CANCELLED."""
+
+    now: datetime
+
+    def refusal(self, state: Row | None) -> Exception | bool | None:
+        """Return False for a task that had ended, or None if it has not."""
+        if state is None:
+            return TaskNotFound(self.task_id)
+        return False if TaskStatus(state[1]).ended else None
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Cancel the tasks that have not ended."""
+        return await _settle(db, table, operations, cls._cancel)
+
+    @staticmethod
+    async def _cancel(db: Connection, table: Table, calls: "Sequence[Cancel]") -> Mapping[str, Any]:
+        ids, nows = [call.task_id for call in calls], [microseconds(call.now) for call in calls]
+        return {task_id: True for (task_id,) in await db.fetch(table.sql(_CANCEL), ids, nows)}
+
+
+_EXTEND: Final = """
+    WITH held AS (
+        SELECT t.seq, v.lease_expires_at
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (id, attempt, lease_expires_at)
+        JOIN @tasks t ON t.id = v.id
+        WHERE t.status = 'running' AND t.attempts = v.attempt
+        ORDER BY t.seq
+        FOR NO KEY UPDATE OF t
+    )
+    UPDATE @tasks t
+    SET lease_expires_at = greatest(t.lease_expires_at, held.lease_expires_at)
+    FROM held
+    WHERE t.seq = held.seq
+    RETURNING t.id, t.attempts
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Extend(Operation[Sequence[tuple[str, int]]]):
+    """Lengthen the leases of claims that are held."""
+
+    groups: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
+    claims: Sequence[tuple[str, int]]
+    lease_expires_at: datetime
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return 300 * len(self.claims)
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Extend each claim to the latest instant that any of the calls asks for."""
+        leases: dict[tuple[str, int], int] = {}
+        for call in operations:
+            lease = microseconds(call.lease_expires_at)
+            for task_id, attempt in call.claims:
+                leases[task_id, attempt] = max(lease, leases.get((task_id, attempt), 0))
+        ids, attempts = [task_id for task_id, _ in leases], [_integer(attempt) for _, attempt in leases]
+        rows = await db.fetch(table.sql(_EXTEND), ids, attempts, list(leases.values()))
+        held = {(task_id, attempts) for task_id, attempts in rows}
+        return [[claim for claim in call.claims if claim in held] for call in operations]
+
+
+# Reading ----------------------------------------------------------------------------------------------------------
+
+_EXPIRED: Final = """
+    SELECT @columns FROM @tasks
+    WHERE status = 'running' AND lease_expires_at <= $1
+    ORDER BY lease_expires_at
+    LIMIT $2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Operation[Sequence[Task]]):
+    """List RUNNING tasks whose lease has run out."""
+
+    repeatable: ClassVar[bool] = True
+    now: datetime
+    limit: int
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Read them."""
+        (call,) = operations
+        return [_tasks(await db.fetch(table.sql(_EXPIRED), microseconds(call.now), _integer(call.limit)))]
+
+
+_NEXT_DUE: Final = """
+    SELECT least(
+        (SELECT available_at FROM @tasks WHERE status = 'pending' ORDER BY available_at LIMIT 1),
+        (SELECT lease_expires_at FROM @tasks WHERE status = 'running' ORDER BY lease_expires_at LIMIT 1)
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NextDue(Operation[datetime | None]):
+    """Find the earliest instant at which a task becomes due or a lease runs out."""
+
+    groups: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Read it once for all calls."""
+        ((earliest,),) = await db.fetch(table.sql(_NEXT_DUE))
+        return [None if earliest is None else instant_of(earliest)] * len(operations)
+
+
+_GET: Final = "SELECT @columns FROM @tasks WHERE id = $1"
+_GET_SEVERAL: Final = "SELECT @columns FROM @tasks WHERE id = ANY ($1::text[])"
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Operation[Task | None]):
+    """Read one task."""
+
+    groups: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
+    task_id: str
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Read all that are asked for at once."""
+        ids = [*{call.task_id for call in operations}]
+        one = len(ids) == 1
+        rows = await db.fetch(table.sql(_GET if one else _GET_SEVERAL), ids[0] if one else ids)
+        found = {row[0]: _task_or_error(row) for row in rows}
+        return [found.get(call.task_id) for call in operations]
+
+
+_PAGE: Final = "SELECT @columns, seq FROM @tasks WHERE seq > $1 ORDER BY seq LIMIT $2"
+_PAGE_OF_STATUS: Final = "SELECT @columns, seq FROM @tasks WHERE status = '@status' AND seq > $1 ORDER BY seq LIMIT $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Operation[tuple[Sequence[Task], str | None]]):
+    """Read a page of the tasks in the order of enqueueing."""
+
+    repeatable: ClassVar[bool] = True
+    status: TaskStatus | None
+    after: int
+    limit: int
+
+    @classmethod
+    def of(cls, *, status: TaskStatus | None, after: str | None, limit: int) -> Self:
+        """Check the cursor.
+
+        Raises:
+            InvalidArgument: ``after`` is not a cursor of this backend.
+        """
+        if after is not None and not (after.isascii() and after.isdecimal() and int(after) <= _LARGEST_INTEGER):
+            raise InvalidArgument("after", after, "pass a cursor that tasks() returned, or None")
+        return cls(status, 0 if after is None else int(after), _integer(limit))
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Read it."""
+        (call,) = operations
+        # The status is part of the statement, so that it can use the partial index of that status.
+        status = None if call.status is None else TaskStatus(call.status).value
+        statement = _PAGE if status is None else _PAGE_OF_STATUS.replace("@status", status)
+        rows = await db.fetch(table.sql(statement), call.after, call.limit)
+        return [(_tasks(rows), str(rows[-1][12]) if len(rows) == call.limit else None)]
+
+
+_COUNTS: Final = "SELECT status, count(*) FROM @tasks GROUP BY status"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Operation[Mapping[TaskStatus, int]]):
+    """Count the tasks in each status."""
+
+    repeatable: ClassVar[bool] = True
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Read them all: a statement sees one state of the table."""
+        found = {status: count for status, count in await db.fetch(table.sql(_COUNTS))}  # noqa: C416 - a Record is no tuple for the type checker
+        return [{status: found.get(str(status), 0) for status in TaskStatus} for _ in operations]
+
+
+_PURGE: Final = """
+    WITH ended AS (
+        SELECT seq FROM @tasks
+        WHERE finished_at < $1
+        ORDER BY finished_at
+        LIMIT $2
+        FOR UPDATE
+    )
+    DELETE FROM @tasks t USING ended WHERE t.seq = ended.seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Purge(Operation[int]):
+    """Remove ended tasks."""
+
+    finished_before: datetime
+    limit: int
+
+    @classmethod
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
+        """Lock and delete them in one statement."""
+        (call,) = operations
+        return [await db.execute(table.sql(_PURGE), microseconds(call.finished_before), _integer(call.limit))]
+
+
+def _tasks(rows: Iterable[Row]) -> list[Task]:
+    """Make tasks of rows. One that is damaged is logged and left out, so that it does not take the others along."""
+    tasks = []
+    for row in rows:
+        try:
+            tasks.append(task_of_row(row))
+        except DamagedRow:
+            _LOG.exception("a task has been left out")
+    return tasks

@@ -1,0 +1,348 @@
+"""What a handle has while it is connected on one event loop: a connection, and the calls under way."""
+
+import asyncio
+import hashlib
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet, ref
+
+from taskqueue.backends import _postgres_store as store
+from taskqueue.backends._postgres_connection import (
+    Connection,
+    ConnectionLost,
+    Server,
+    driver_error,
+    reason,
+    retriable,
+    transient,
+)
+from taskqueue.backends._postgres_listener import Listener
+from taskqueue.backends._postgres_operations import Operation, Table
+from taskqueue.backends._sqlite_schema import DamagedRow
+from taskqueue.errors import StoreUnavailable, TaskQueueError
+
+T = TypeVar("T")
+
+_LARGEST_BATCH: Final = 1000
+_LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
+_REPETITIONS: Final = 3
+"""How often a statement is sent again after its connection was lost, where that does no harm."""
+_DEADLOCKS: Final = 10
+_FIRST_DELAY: Final = 0.02
+_LONGEST_DELAY: Final = 1.0
+_NOTIFY_EVERY: Final = 0.01
+"""How many seconds lie between two notifications of a handle at least."""
+_POLL_SECONDS: Final = 0.5
+_NOTIFY: Final = "SELECT pg_notify($1, '')"
+
+
+class _Call(NamedTuple):
+    operation: Operation[Any]
+    answer: "asyncio.Future[Any]"
+
+
+class Session:
+    """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
+
+    Calls are queued by their kinds, and a task of the session's own takes them from the queues: one alone, or as one
+    statement all of a kind that have come together in the meantime. There is one connection for all, so a call that
+    was cancelled while its statement was under way is over before the next one begins; and a caller's cancellation
+    never reaches a statement. A connection that is lost is opened again for the next call.
+
+    Others are told of changes after the answers have been given, at most once in 10 ms: a notification inside the
+    transaction would make all transactions of the database commit one after the other.
+
+    Args:
+        server: Where the store is.
+        schema: Its namespace.
+        create: Whether to create or upgrade the tables where that is needed.
+        quoted_schema: The namespace as an identifier.
+    """
+
+    def __init__(self, server: Server, schema: str, *, create: bool) -> None:
+        self._server = server
+        self._schema = schema
+        self._create = create
+        self._table = Table(f'"{schema}"')
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._calls: dict[type[Operation[Any]], deque[_Call]] = {}
+        self._drainer: asyncio.Task[None] | None = None
+        self._changed = False
+        self._quiet_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._channel = channel_of(schema)
+        self._listener = Listener(server, self._channel, self._wake)
+        self._connecting = 0
+        self._connected = False
+        self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
+        self._opening = self._loop.create_task(self._open())
+        self._closing: asyncio.Task[None] | None = None
+        self.closed = False
+        _SESSIONS.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a connect has returned and nobody has called close."""
+        return self._connected and self._closing is None
+
+    @property
+    def closing(self) -> "asyncio.Task[None] | None":
+        """The task that closes the session, or None before somebody has called close."""
+        return self._closing
+
+    async def connected(self) -> None:
+        """Wait until the session is open. If that fails, or everybody who waits here is cancelled, it is closed."""
+        self._connecting += 1
+        try:
+            await asyncio.wait((self._opening,))
+            self._opening.result()
+            self._connected = True
+        finally:
+            self._connecting -= 1
+            if not self._connecting and not self._connected:
+                self._opening.cancel()
+                await finished(self.close())
+
+    def close(self) -> "asyncio.Task[None]":
+        """Begin to close, once the calls under way have been answered; return the task that does it. Idempotent."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+            self._wake()
+        return self._closing
+
+    def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
+        """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._calls.setdefault(type(operation), deque()).append(_Call(operation, answer))
+        self._start_draining()
+        return answer
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a notification, for ``close``, or until the time is up.
+
+        The first wait begins to listen, and ends as soon as that has succeeded, since a change may have come before.
+        Behind a proxy that gives each transaction another connection nobody can listen: there a wait is short.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            if self._server.pooled:
+                seconds = min(seconds, _POLL_SECONDS)
+            elif seconds > 0:
+                self._listener.start()
+            await asyncio.wait((waiter,), timeout=seconds)
+        finally:
+            self._waiters.discard(waiter)
+            waiter.cancel()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Opening and closing
+
+    async def _open(self) -> None:
+        try:
+            connection = await self._reconnect()
+            await store.check(connection, self._server.location, self._schema, create=self._create)
+        except TaskQueueError:
+            self._drop_connection()
+            raise
+        except Exception as error:
+            self._drop_connection()
+            if not driver_error(error):
+                raise
+            raise self._unavailable(error) from error
+        except BaseException:
+            self._drop_connection()
+            raise
+        await anext(self._guardian)
+
+    async def _close(self) -> None:
+        await finished(self._opening)
+        if self._opening.cancelled() or self._opening.exception() is not None:
+            return
+        await self._listener.stop()
+        if self._drainer is not None:
+            await finished(self._drainer)
+        self._quiet_until = 0.0
+        await self._drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connection is not None:
+            await self._connection.close()
+        self.closed = True
+        if not self._guardian.ag_running:
+            await self._guardian.aclose()
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _reconnect(self) -> Connection:
+        """Return an open connection; where the server is not there yet, try until the time for connecting is up."""
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        self._connection = None
+        deadline = self._loop.time() + self._server.connect_timeout
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                self._connection = await Connection.open(self._server)
+            except Exception as error:
+                late = self._loop.time() + delay > deadline or self._closing is not None
+                if late or not transient(error):
+                    raise StoreUnavailable(self._server.location, reason(error)) from error
+            else:
+                return self._connection
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    # Calls
+
+    def _start_draining(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._drainer is None:
+            self._drainer = self._loop.create_task(self._drain())
+            self._drainer.add_done_callback(self._drained)
+
+    def _drained(self, drainer: "asyncio.Task[None]") -> None:
+        if self._drainer is drainer:  # it was cancelled, as at the end of asyncio.run
+            self._drainer = None
+            if self._calls and self._closing is None:
+                self._start_draining()
+
+    async def _drain(self) -> None:
+        while self._calls or (self._changed and self._loop.time() >= self._quiet_until):
+            calls = self._next_calls()
+            if calls:
+                await self._answer_all(calls)
+            if self._changed and self._loop.time() >= self._quiet_until:
+                await self._notify()
+        if self._changed:
+            self._timer = self._loop.call_at(self._quiet_until, self._start_draining)
+        self._drainer = None
+
+    def _next_calls(self) -> list[_Call]:
+        """Take calls of one kind that can run as one, the kinds in turn."""
+        if not self._calls:
+            return []
+        kind = next(iter(self._calls))
+        queue = self._calls.pop(kind)
+        calls: list[_Call] = []
+        keys: set[str] = set()
+        room = _LARGEST_BATCH_BYTES
+        while queue and len(calls) < (_LARGEST_BATCH if kind.groups else 1):
+            operation, answer = queue[0]
+            if not answer.done():
+                room -= operation.size
+                if calls and (room < 0 or not keys.isdisjoint(operation.keys)):
+                    break
+                keys.update(operation.keys)
+                calls.append(queue[0])
+            queue.popleft()
+        if queue:
+            self._calls[kind] = queue
+        return calls
+
+    async def _answer_all(self, calls: Sequence[_Call]) -> None:
+        try:
+            outcomes = await self._outcomes([call.operation for call in calls])
+        except BaseException:
+            # Only the end of the event loop cancels this task. The statement is given up with its connection.
+            self._drop_connection()
+            for call in calls:
+                call.answer.cancel()
+            raise
+        for call, outcome in zip(calls, outcomes, strict=True):
+            self._changed |= call.operation.announces and not isinstance(outcome, Exception)
+            self._answer(call, outcome)
+
+    async def _outcomes(self, operations: Sequence[Operation[Any]]) -> Sequence[Any]:
+        """Run operations of one kind as one; if that is refused, one by one, so that each harms only its caller."""
+        try:
+            return await self._run(operations)
+        except (ConnectionLost, StoreUnavailable) as error:
+            return [error] * len(operations)
+        except Exception as error:  # noqa: BLE001 - it is delivered to the caller
+            if len(operations) == 1:
+                return [error]
+        return [outcome for operation in operations for outcome in await self._outcomes([operation])]
+
+    async def _run(self, operations: Sequence[Operation[Any]]) -> Sequence[Any]:
+        kind = type(operations[0])
+        lost = deadlocks = 0
+        while True:
+            connection = await self._reconnect()
+            try:
+                return await kind.run(connection, self._table, operations)
+            except ConnectionLost:
+                lost += 1
+                if not kind.repeatable or lost > _REPETITIONS:
+                    raise
+            except Exception as error:
+                deadlocks += 1
+                if not retriable(error) or deadlocks > _DEADLOCKS:
+                    raise
+
+    async def _notify(self) -> None:
+        self._changed = False
+        self._quiet_until = self._loop.time() + _NOTIFY_EVERY
+        if self._connection is not None and not self._connection.closed:
+            with suppress(Exception):  # a hint; who waits looks again all the same
+                await self._connection.fetch(_NOTIFY, self._channel)
+
+    def _answer(self, call: _Call, outcome: Any) -> None:
+        if call.answer.done():
+            return
+        if not isinstance(outcome, BaseException):
+            call.answer.set_result(outcome)
+        elif not isinstance(outcome, TaskQueueError) and (driver_error(outcome) or isinstance(outcome, DamagedRow)):
+            error = self._unavailable(outcome)
+            error.__cause__ = outcome
+            call.answer.set_exception(error)
+        else:
+            call.answer.set_exception(outcome)
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
+        unknown = "; the call may have happened or not" if isinstance(error, ConnectionLost) else ""
+        return StoreUnavailable(self._server.location, f"{reason(error)}{unknown}")
+
+
+def channel_of(schema: str) -> str:
+    """Return the channel on which changes of a store are announced; an identifier has at most 63 bytes."""
+    name = f"taskqueue_{schema}"
+    return name if len(name) < 64 else f"taskqueue_{hashlib.sha256(schema.encode()).hexdigest()[:40]}"  # noqa: PLR2004 - see above
+
+
+async def finished(future: "asyncio.Future[Any]") -> None:
+    """Wait until ``future`` is done, however often the waiting task is cancelled. Raises nothing."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((future,))
+
+
+async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, None]:
+    """Close the session when the event loop shuts its asynchronous generators down, if nobody has closed it before."""
+    try:
+        yield
+    finally:
+        forgotten = session()
+        if forgotten is not None and not forgotten.closed:
+            await finished(forgotten.close())
+
+
+# A forked child must not use the parent's connections, nor close them: to collect a session would be to do so.
+_SESSIONS: "WeakSet[Session]" = WeakSet()
+_INHERITED: Final[list[Session]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_SESSIONS))
