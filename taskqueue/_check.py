@@ -84,8 +84,8 @@ def task_id(value: object, argument: str = "task_id") -> str:
     return str(value)
 
 
-def timeout(argument: str, value: object) -> float:
-    """Return a timeout in seconds, from a finite number of seconds or a timedelta, zero or more."""
+def timeout(argument: str, value: object, *, zero: bool = True) -> float:
+    """Return a timeout in seconds, finite and above zero or with ``zero`` not below it."""
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -95,8 +95,9 @@ def timeout(argument: str, value: object) -> float:
             seconds = math.inf
     else:
         raise InvalidArgument(argument, value, "pass a number of seconds, a timedelta or None")
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InvalidArgument(argument, value, "pass a finite number of seconds, zero or more, or None")
+    if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
+        least = "zero or more" if zero else "more than zero"
+        raise InvalidArgument(argument, value, f"pass a finite number of seconds, {least}, or None")
     return seconds
 
 

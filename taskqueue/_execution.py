@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,25 +42,56 @@ class Execution:
     def __init__(self, call: Call, current: CurrentTask, executor: Executor) -> None:
         self._call = call
         self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._job: Future[Returned | Raised] | None = None
+        self._abandoned: asyncio.Future[None] = self._loop.create_future()
         self.began = False
-        self.in_thread = False
         context = contextvars.copy_context()
         context.run(running.set, current)
-        self._task = asyncio.get_running_loop().create_task(
+        self.task = self._loop.create_task(
             self._run(), name=f"taskqueue-{current.id}-{current.attempt}", context=context
         )
 
+    @property
+    def in_thread(self) -> bool:
+        """Whether the function runs in its thread at this moment."""
+        return self._job is not None and self._job.running()
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether anything of the call runs still."""
+        return not self.task.done() or self.in_thread
+
     def interrupt(self) -> None:
         """Cancel the call at its next await. A function in a thread runs on; only its outcome is dropped."""
-        self._task.cancel()
+        self.task.cancel()
+
+    def abandon(self) -> None:
+        """Stop waiting for a coroutine that goes on though it was interrupted."""
+        if not self._abandoned.done():
+            self._abandoned.set_result(None)
 
     async def outcome(self) -> Returned | Raised:
         """Wait for the call to end, and return how. Cancelling this does not interrupt the call."""
-        await asyncio.wait([self._task])
-        if self._task.cancelled():
-            # Before its first step, or at its very end by its own doing; everything else `_run` catches.
+        ends: list[asyncio.Future[Any]] = [self.task, self._abandoned]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self.task.done() or self.task.cancelled():
+            # Abandoned; or cancelled before its first step, or at its very end by its own doing. Else `_run` catches.
             return Raised(asyncio.CancelledError())
-        return self._task.result()
+        return self.task.result()
+
+    async def over(self) -> None:
+        """Wait until nothing of the call runs any more. Cancelling this does not interrupt the call."""
+        parts: list[asyncio.Future[Any]] = [self.task]
+        if self._job is not None:
+            parts.append(asyncio.wrap_future(self._job))
+        try:
+            await asyncio.wait(parts)
+        finally:
+            # Without this a function that outlives the event loop would fail to report to it. The function itself
+            # is not cancelled, since it runs.
+            for job in parts[1:]:
+                job.cancel()
 
     async def _run(self) -> Returned | Raised:
         self.began = True
@@ -68,11 +99,9 @@ class Execution:
         try:
             if is_async(call.func):
                 return Returned(await call.func(*call.args, **call.kwargs))
-            outcome = await asyncio.get_running_loop().run_in_executor(
-                # A context can be entered once at a time, and this task is in its own.
-                self._executor,
-                partial(contextvars.copy_context().run, self._run_in_thread),
-            )
+            # A context can be entered once at a time, and this task is in its own.
+            self._job = self._executor.submit(contextvars.copy_context().run, self._run_in_thread)
+            outcome = await asyncio.wrap_future(self._job)
             if isinstance(outcome, Returned) and inspect.isawaitable(outcome.value):
                 awaitable: Awaitable[Any] = outcome.value
                 return Returned(await awaitable)
@@ -82,13 +111,10 @@ class Execution:
 
     def _run_in_thread(self) -> Returned | Raised:
         call = self._call
-        self.in_thread = True
         try:
             return Returned(call.func(*call.args, **call.kwargs))
         except BaseException as error:  # noqa: BLE001 - as above; and a StopIteration cannot cross a future
             return Raised(error)
-        finally:
-            self.in_thread = False
 
 
 def is_async(func: Callable[..., Any]) -> bool:

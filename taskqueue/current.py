@@ -1,8 +1,17 @@
 """What a running task can know of itself."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+
+class Cancellation:
+    """Whether an attempt shall end early; set once, by any thread, and never taken back."""
+
+    __slots__ = ("requested",)
+
+    def __init__(self) -> None:
+        self.requested = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +27,19 @@ class CurrentTask:
     id: str
     attempt: int
     context: dict[str, Any] | None
+    _cancellation: Cancellation = field(default_factory=Cancellation, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt shall end early, since nothing that it returns will be recorded. May be read anywhere.
+
+        It becomes true, and stays so, once the worker has learnt that its claim is lost (the task was cancelled,
+        recovered by somebody else or purged), when the attempt has run longer than its timeout, and when it is
+        interrupted as the worker is stopped. A coroutine is cancelled besides, as asyncio does it. A function in a
+        thread cannot be stopped by Python: one that may run for long should look here now and then, and return. A
+        worker learns of a lost claim with its next heartbeat, so within about a third of the lease.
+        """
+        return self._cancellation.requested
 
 
 running: ContextVar[CurrentTask | None] = ContextVar("taskqueue_current_task", default=None)

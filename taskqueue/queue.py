@@ -56,12 +56,14 @@ class Call:
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         context: The context that the task was enqueued with, or None.
+        timeout: How many seconds an execution may take, or None for no limit.
     """
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     context: dict[str, Any] | None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class _Options:
     context: dict[str, Any] | None
     max_retries: int
     task_id: str | None
+    timeout: float | None
 
 
 class Enqueuer:
@@ -240,6 +243,7 @@ class TaskQueue:
         context: dict[str, Any] | None = None,
         max_retries: int | None = None,
         task_id: str | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of the task, not of this call
         **kwargs: Any,
     ) -> str:
         """Store a call of ``func`` to run later, once, and return its id.
@@ -256,8 +260,11 @@ class TaskQueue:
                 finds it in ``current_task().context``.
             max_retries: The retry budget, counting executions; by default that of the queue.
             task_id: An id of your own, 1 to 255 bytes of UTF-8 without NUL; by default a random one.
+            timeout: How long one execution may take before it is cancelled and the attempt has failed: seconds or a
+                timedelta, above zero; None for no limit. It travels in the payload; ``Worker`` says what it does to
+                functions that run in threads.
             **kwargs: Its keyword arguments. For a function that has a parameter ``eta``, ``context``,
-                ``max_retries`` or ``task_id`` itself there is ``options(…).enqueue(…)``.
+                ``max_retries``, ``task_id`` or ``timeout`` itself there is ``options(…).enqueue(…)``.
 
         Raises:
             InvalidArgument: An argument cannot mean anything.
@@ -269,7 +276,7 @@ class TaskQueue:
 
         Spec: Async TaskQueue API / Enqueue task with default settings; ETA scheduling semantics; Task context support.
         """
-        options = self._checked_options(eta, context, max_retries, task_id)
+        options = self._checked_options(eta, context, max_retries, task_id, timeout)
         return (await self._store(self._prepare(func, [(args, kwargs)], options, [options.task_id])))[0]
 
     def options(
@@ -279,6 +286,7 @@ class TaskQueue:
         context: dict[str, Any] | None = None,
         max_retries: int | None = None,
         task_id: str | None = None,
+        timeout: float | timedelta | None = None,
     ) -> Enqueuer:
         """Return an object whose ``enqueue(func, *args, **kwargs)`` enqueues with these options.
 
@@ -288,7 +296,7 @@ class TaskQueue:
         Raises:
             InvalidArgument: An option cannot mean anything; raised here, not later.
         """
-        return Enqueuer(self, self._checked_options(eta, context, max_retries, task_id))
+        return Enqueuer(self, self._checked_options(eta, context, max_retries, task_id, timeout))
 
     async def enqueue_many(
         self,
@@ -300,6 +308,7 @@ class TaskQueue:
         context: dict[str, Any] | None = None,
         max_retries: int | None = None,
         task_ids: Sequence[str] | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of each task, not of this call
     ) -> list[str]:
         """Store many calls of one function in one step, all or none, and return their ids in order.
 
@@ -312,6 +321,7 @@ class TaskQueue:
             context: As in ``enqueue``, for all of them.
             max_retries: As in ``enqueue``, for all of them.
             task_ids: An id of your own for each task; by default random ones.
+            timeout: As in ``enqueue``, for each of them.
 
         Raises:
             InvalidArgument: An argument cannot mean anything, or there are not as many ids as calls.
@@ -322,7 +332,7 @@ class TaskQueue:
 
         Whatever is raised, nothing was stored.
         """
-        options = self._checked_options(eta, context, max_retries, None)
+        options = self._checked_options(eta, context, max_retries, None, timeout)
         return await self._store(self._prepare_many(func, calls, options, task_ids))
 
     def _prepare_many(
@@ -352,12 +362,15 @@ class TaskQueue:
             ids = [_check.task_id(task_id, f"task_ids[{number}]") for number, task_id in enumerate(task_ids)]
         return self._prepare(func, checked, options, ids)
 
-    def _checked_options(self, eta: object, context: object, max_retries: object, task_id: object) -> _Options:
+    def _checked_options(
+        self, eta: object, context: object, max_retries: object, task_id: object, timeout: object
+    ) -> _Options:
         return _Options(
             eta=None if eta is None else to_utc("eta", eta),
             context=_check.context(context),
             max_retries=self.max_retries if max_retries is None else _check.max_retries(max_retries),
             task_id=None if task_id is None else _check.task_id(task_id),
+            timeout=None if timeout is None else _check.timeout("timeout", timeout, zero=False),
         )
 
     def _prepare(
@@ -371,8 +384,9 @@ class TaskQueue:
         # this waits; and in the caller's thread, since loading what is lazy in them may depend on the thread.
         func = _check.function(func)
         what = f"the call of {getattr(func, '__qualname__', None) or repr(func)}"
+        timeout = {} if options.timeout is None else {"timeout": options.timeout}
         payloads = [
-            self._dumps(what, {"func": func, "args": args, "kwargs": kwargs, "context": options.context})
+            self._dumps(what, {"func": func, "args": args, "kwargs": kwargs, "context": options.context} | timeout)
             for args, kwargs in calls
         ]
         now = self.now()
@@ -643,7 +657,8 @@ class TaskQueue:
         except Exception as error:
             raise DeserializationError(what, _reason(error)) from error
         try:
-            loaded = Call(call["func"], tuple(call["args"]), dict(call["kwargs"]), call["context"])
+            timeout = _check.timeout("timeout", call["timeout"], zero=False) if "timeout" in call else None
+            loaded = Call(call["func"], tuple(call["args"]), dict(call["kwargs"]), call["context"], timeout)
         except Exception as error:
             raise DeserializationError(what, "it does not hold a call; something else wrote it") from error
         if not callable(loaded.func):
@@ -775,6 +790,19 @@ class TaskQueue:
         backend = await self._ready()
         return list(await backend.extend(pairs, lease_expires_at=later(self.now(), lease)))
 
+    async def expired(self, limit: int = _PAGE) -> list[Task]:
+        """Return up to ``limit`` RUNNING tasks whose lease has run out at the queue's clock, the oldest lease first.
+
+        Changes nothing. A lease that has run out need not mean that a worker has died: clocks step, and machines
+        sleep. ``fail_task`` with ``if_expired`` recovers such a task.
+
+        Raises:
+            InvalidArgument: A negative limit.
+        """
+        limit = _check.integer("limit", limit, least=0)
+        backend = await self._ready()
+        return list(await backend.expired(now=self.now(), limit=limit))
+
     async def recover_expired(self) -> list[Task]:
         """Record a failed attempt for every RUNNING task whose lease has run out, at once.
 
@@ -794,14 +822,16 @@ class TaskQueue:
             fresh = [task for task in page if (task.id, task.attempts) not in seen]
             for task in fresh:
                 seen.add((task.id, task.attempts))
-                error = (
-                    f"the lease of attempt {task.attempts} ran out at {task.lease_expires_at}: its worker died, or "
-                    "lost contact with the store"
-                )
                 try:
                     recovered.append(
                         await self._fail(
-                            backend, task.id, task.attempts, error, traceback=None, if_expired=True, now=now
+                            backend,
+                            task.id,
+                            task.attempts,
+                            lost_lease(task),
+                            traceback=None,
+                            if_expired=True,
+                            now=now,
                         )
                     )
                 except (StaleClaim, TaskNotFound):
@@ -829,6 +859,14 @@ class TaskQueue:
         if not isinstance(data, bytes):
             raise SerializationError(what, f"the serializer returned {type(data).__name__} instead of bytes")
         return data
+
+
+def lost_lease(task: Task) -> str:
+    """Say what is recorded as the error of an attempt whose lease ran out."""
+    return (
+        f"the lease of attempt {task.attempts} ran out at {task.lease_expires_at}: its worker died, or lost contact "
+        "with the store"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -791,7 +791,8 @@ class Flaky(MemoryBackend):
 
 @pytest.fixture
 def no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskqueue.worker._FIRST_REST", 0.001)
+    monkeypatch.setattr("taskqueue._run._FIRST_REST", 0.001)
+    monkeypatch.setattr("taskqueue._attempt._FIRST_REST", 0.001)
 
 
 @pytest.mark.usefixtures("no_rests")

@@ -1,0 +1,243 @@
+"""One claimed task: runs it and records the outcome."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar
+
+from taskqueue._execution import Execution, Raised, Returned
+from taskqueue._text import error_text, traceback_text
+from taskqueue.current import Cancellation, CurrentTask
+from taskqueue.errors import (
+    IncompatibleStore,
+    InvalidArgument,
+    NotConnected,
+    SerializationError,
+    StaleClaim,
+    TaskNotFound,
+    TooLarge,
+)
+from taskqueue.queue import TaskQueue
+from taskqueue.status import TaskStatus
+from taskqueue.task import Task
+
+T = TypeVar("T")
+
+logger = logging.getLogger("taskqueue.worker")
+
+HOPELESS: Final = (NotConnected, IncompatibleStore, InvalidArgument)
+"""What repeating cannot heal: the worker ends with it instead of logging it for ever."""
+PATIENCE: Final = 5.0
+"""How many seconds a coroutine has to end after it was interrupted because its worker ends."""
+
+_FIRST_REST: Final = 0.1
+_TRIES_TO_RECORD: Final = 6
+# What asyncio lets through to the loop, or what ends a coroutine; a task's own code may raise them too.
+_LETHAL: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class Attempt:
+    """One claimed task: runs it and records the outcome. Nothing that the task does gets out of here.
+
+    Attributes:
+        claim: The id of the task and the number of the attempt.
+        cancellation: What ``current_task().cancelled`` shows inside; may be set from any thread.
+        interrupted: Whether it was recorded as failed because it was interrupted.
+    """
+
+    def __init__(self, queue: TaskQueue, task: Task, executor: Executor) -> None:
+        self.claim = (task.id, task.attempts)
+        self.cancellation = Cancellation()
+        self.interrupted = False
+        self._queue = queue
+        self._task = task
+        self._executor = executor
+        self._attending: asyncio.Task[Any] | None = None
+        self._execution: Execution | None = None
+        self._has_outcome = False
+        self._lost = False
+        self._interruption: str | None = None
+        self._overrun: float | None = None
+        self._losing_patience: asyncio.TimerHandle | None = None
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether the call still runs: a function in a thread, or a coroutine that ignored its cancellation."""
+        return self._execution is not None and self._execution.runs_on
+
+    async def over(self) -> None:
+        """Wait until the call does not run any more."""
+        if self._execution is not None:
+            await self._execution.over()
+
+    def is_run_by(self, task: asyncio.Task[Any]) -> bool:
+        """Tell whether ``task`` is one of those that this attempt consists of. Callable from any thread."""
+        return task is self._attending or (self._execution is not None and task is self._execution.task)
+
+    def interrupt(self, why: str) -> None:
+        """End the attempt at the next await of its coroutine; it is recorded as failed if it does not return.
+
+        A function in a thread is recorded as failed at once, a coroutine that goes on after ``PATIENCE`` seconds.
+        """
+        if self._has_outcome:
+            return
+        self._interruption = self._interruption or why
+        if self._losing_patience is None:
+            self._losing_patience = asyncio.get_running_loop().call_later(PATIENCE, self._abandon)
+        self._cut()
+
+    def lose(self) -> None:
+        """End the attempt: its claim is not held any more, so nothing can be recorded."""
+        # While the outcome is being recorded, a claim that is not held may mean that it is recorded.
+        if not self._has_outcome:
+            self._lost = True
+            self._cut()
+
+    async def attend(self) -> None:
+        """Run the task and record its outcome."""
+        self._attending = asyncio.current_task()
+        outcome = await self._outcome()
+        self._has_outcome = True
+        if self._lost:
+            self._log_dropped("its claim was lost, for the task was cancelled, recovered by another worker or purged")
+            return
+        if self._overrun is None and isinstance(outcome, Returned):
+            problem = await self._complete(outcome.value)
+            if problem is None:
+                return
+            outcome = Raised(problem)
+        await self._fail(outcome)
+
+    def _cut(self) -> None:
+        self.cancellation.requested = True
+        if self._execution is not None:
+            self._execution.interrupt()
+
+    def _abandon(self) -> None:
+        if self._execution is not None:
+            self._execution.abandon()
+
+    def _time_out(self, execution: Execution, seconds: float) -> None:
+        # A call that has returned was in time: nothing could have cancelled it.
+        if not execution.task.done():
+            self._overrun = seconds
+            self._cut()
+
+    async def _outcome(self) -> Returned | Raised:
+        task = self._task
+        if self._lost or self._interruption is not None:
+            return Raised(asyncio.CancelledError())
+        try:
+            call = self._queue.load_call(task)
+        except BaseException as error:  # noqa: BLE001 - loading may run any code, which may even call sys.exit
+            return Raised(error)
+        current = CurrentTask(id=task.id, attempt=task.attempts, context=call.context, _cancellation=self.cancellation)
+        execution = self._execution = Execution(call, current, self._executor)
+        timer = None
+        if call.timeout is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(call.timeout, self._time_out, execution, call.timeout)
+        try:
+            while True:
+                try:
+                    return await execution.outcome()
+                except asyncio.CancelledError:
+                    # The end of asyncio.run cancels every task of the loop. The call has to end before its outcome.
+                    self.interrupt("the worker was cancelled")
+        finally:
+            for handle in (timer, self._losing_patience):
+                if handle is not None:
+                    handle.cancel()
+
+    async def _complete(self, value: object) -> BaseException | None:
+        """Record the value; return why this task cannot have it, if so."""
+        task = self._task
+        try:
+            await self._persist(lambda: self._queue.complete_task(task.id, task.attempts, value))
+        except asyncio.CancelledError as error:
+            if (current := asyncio.current_task()) is not None and current.cancelling():
+                raise
+            return error
+        except (Exception, *_LETHAL) as error:  # noqa: BLE001 - the value's own code may raise anything as well
+            return error
+        return None
+
+    async def _fail(self, outcome: Returned | Raised) -> None:
+        task = self._task
+        described = self._described(outcome)
+        # Where it was when it was cancelled.
+        trace = traceback_text(outcome.error) if isinstance(outcome, Raised) else None
+        try:
+            failed = await self._persist(
+                lambda: self._queue.fail_task(task.id, task.attempts, described, traceback=trace)
+            )
+        except Exception as problem:  # noqa: BLE001 - nobody is left to tell but the log
+            logger.error(  # noqa: TRY400 - the trace that matters is the task's, which is not this one
+                "task %s: the failure of attempt %d cannot be recorded, so its lease will run out: %s; the failure: %s",
+                task.id,
+                task.attempts,
+                error_text(problem),
+                error_text(described),
+            )
+            return
+        if failed is None:
+            return
+        reason = failed.failures[-1].error
+        if failed.status is TaskStatus.PENDING:
+            eta = failed.available_at
+            logger.warning("task %s: attempt %d failed, due again at %s: %s", task.id, task.attempts, eta, reason)
+        else:
+            logger.error("task %s: attempt %d failed, and was the last: %s", task.id, task.attempts, reason)
+
+    def _described(self, outcome: Returned | Raised) -> BaseException | str:
+        """Say why the attempt failed: with the exception itself, unless that is only how it was ended."""
+        execution = self._execution
+        in_thread = execution is not None and execution.in_thread
+        if self._overrun is not None:
+            text = f"TimeoutError: the task ran longer than its timeout of {self._overrun:g} s"
+            return f"{text}; its thread cannot be interrupted, and runs on" if in_thread else text
+        error = outcome.error if isinstance(outcome, Raised) else asyncio.CancelledError()
+        if self._interruption is None or not isinstance(error, asyncio.CancelledError):
+            return error
+        self.interrupted = True
+        if execution is None or not execution.began:
+            how = "before the task began"
+        elif in_thread:
+            how = "while the function ran in a thread, which cannot be interrupted and runs on"
+        elif execution.runs_on:
+            how = "while the coroutine ran, which ignored its cancellation and goes on"
+        else:
+            how = "before the task had ended"
+        return f"interrupted: {self._interruption} {how}"
+
+    def _log_dropped(self, why: object) -> None:
+        logger.warning("task %s: the outcome of attempt %d is dropped: %s", self._task.id, self._task.attempts, why)
+
+    async def _persist(self, record: Callable[[], Awaitable[T]]) -> T | None:
+        """Record an outcome, trying again while the store is away; None if the queue refused it.
+
+        Raises whatever trying again cannot heal, and the error of the last try.
+        """
+        rest = _FIRST_REST
+        for tries_left in reversed(range(_TRIES_TO_RECORD)):
+            try:
+                return await record()
+            except (StaleClaim, TaskNotFound) as refusal:
+                # After an answer that was lost this can also mean that the outcome is recorded already.
+                self._log_dropped(refusal)
+                return None
+            except (SerializationError, TooLarge, *HOPELESS):
+                raise
+            except Exception as error:
+                if not tries_left:
+                    raise
+                logger.warning(
+                    "task %s: cannot record its outcome, trying again in %.3g s: %s",
+                    self._task.id,
+                    rest,
+                    error_text(error),
+                )
+                await asyncio.sleep(rest)
+                rest *= 2
+        return None

@@ -1,0 +1,282 @@
+"""One run of a worker, on one event loop: claims, starts, waits, and ends."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from taskqueue._attempt import HOPELESS, Attempt
+from taskqueue._heartbeat import Heartbeat
+from taskqueue._hint import watching
+from taskqueue._recovery import Recovery
+from taskqueue._text import error_text
+from taskqueue._upkeep import regularly
+from taskqueue.errors import TaskQueueError
+from taskqueue.queue import TaskQueue
+
+logger = logging.getLogger("taskqueue.worker")
+
+_FIRST_REST: Final = 0.1
+_SHORTEST_WAIT: Final = 0.001
+_PURGES_PER_PERIOD: Final = 10
+_SECONDS_BETWEEN_PURGES: Final = (60.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a worker runs tasks, checked. See ``Worker`` for what they mean."""
+
+    concurrency: int
+    lease: timedelta
+    poll: timedelta
+    grace: timedelta
+    stall_timeout: timedelta
+    purge_after: timedelta | None
+
+
+class Run:
+    """One run of a worker, on the running event loop.
+
+    Attributes:
+        interrupted: The ids of tasks that were interrupted, in the order in which that was recorded.
+        abandoned: The ids of tasks whose functions still ran when the run ended.
+    """
+
+    def __init__(self, queue: TaskQueue, settings: Settings) -> None:
+        self.interrupted: list[str] = []
+        self.abandoned: list[str] = []
+        self._queue = queue
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+        self._stop: asyncio.Future[None] = self._loop.create_future()
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}
+        # What has its outcome and runs on; it keeps its place.
+        self._leftovers: dict[asyncio.Task[None], Attempt] = {}
+        self._executor = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="taskqueue-worker")
+        self._crash: BaseException | None = None
+        self._heartbeat = Heartbeat(
+            queue, lease=settings.lease, stall_timeout=settings.stall_timeout, on_crash=self._crashed
+        )
+        self._purged: asyncio.Future[None] = self._loop.create_future()
+
+    def stop(self) -> None:
+        """Claim no more. Callable from any thread and from a signal handler."""
+        self._stopping = True
+        # A closed loop, seen from a thread that outlived it, has nothing left to stop.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._set_stop)
+
+    def _set_stop(self) -> None:
+        if not self._stop.done():
+            self._stop.set_result(None)
+
+    def _crashed(self, problem: BaseException) -> None:
+        self._crash = problem
+        self.stop()
+
+    async def serve(self, *, until_idle: bool) -> None:
+        """Run tasks until stopped, or with ``until_idle`` until nothing is due and nothing runs."""
+        upkeep: list[asyncio.Task[Any]] = []
+        try:
+            # Connects, and makes a store that cannot be reached an error at the start.
+            await self._queue.next_due()
+            self._heartbeat.start()
+            upkeep = self._started_upkeep()
+            try:
+                await self._claim_and_start(until_idle=until_idle)
+                if until_idle:
+                    await asyncio.wait([self._stop, self._purged], return_when=asyncio.FIRST_COMPLETED)
+            except Exception:
+                await self._end_within_grace()
+                raise
+            await self._end_within_grace()
+        finally:
+            await self._end(upkeep)
+        if self._crash is not None:
+            raise TaskQueueError(
+                f"the thread that extends leases has crashed, so the worker had to end: {error_text(self._crash)}"
+            ) from self._crash
+
+    # ---------------------------------------------------------------- claiming
+
+    async def _claim_and_start(self, *, until_idle: bool) -> None:
+        rest = _FIRST_REST
+        poll = self._settings.poll.total_seconds()
+        while not self._stopping:
+            free = self._settings.concurrency - len(self._attempts) - len(self._leftovers)
+            if free <= 0:
+                await self._first_of(*self._attempts, *self._leftovers)
+                continue
+            try:
+                # Asked before the claim: a task that ends meanwhile may have enqueued another one.
+                busy = self._busy
+                if await self._claim(free) == 0:
+                    if until_idle and not busy:
+                        return
+                    await self._idle(free, until_idle=until_idle)
+                rest = _FIRST_REST
+            except HOPELESS:
+                raise
+            except Exception as error:  # whatever it is, a store that is away comes back
+                logger.warning("cannot claim tasks, trying again in %.3g s: %s", rest, error_text(error))
+                logger.debug("in full:", exc_info=error)
+                await self._first_of(timeout=rest)
+                rest = min(2 * rest, max(poll, _FIRST_REST))
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._attempts or self._leftovers)
+
+    async def _idle(self, free: int, *, until_idle: bool) -> None:
+        # Read before the claim that follows: what is due now and not claimed then is the lease of a task that runs
+        # elsewhere, and to wait for an instant in the past would be a busy loop.
+        due = await self._queue.next_due()
+        now = self._queue.now()
+        seconds = self._settings.poll.total_seconds()
+        if due is not None and due > now:
+            seconds = min(seconds, max((due - now).total_seconds(), _SHORTEST_WAIT))
+        async with watching(self._queue.wait, seconds) as change:
+            if await self._claim(free) or (until_idle and not self._busy):
+                return
+            await self._first_of(change, *self._attempts, *self._leftovers)
+            if change.done():
+                await change
+
+    async def _first_of(self, *others: asyncio.Task[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
+        await asyncio.wait([self._stop, *others], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _claim(self, limit: int) -> int:
+        claiming = asyncio.create_task(self._claimed(limit), name="taskqueue-claim")
+        try:
+            await asyncio.wait([claiming])
+        finally:
+            # Never cancelled: what it took would be lost until its lease ran out, with an attempt spent.
+            while not claiming.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([claiming])
+            if not claiming.cancelled() and claiming.exception() is None:
+                for attempt in claiming.result():
+                    self._start(attempt)
+        return len(claiming.result())
+
+    async def _claimed(self, limit: int) -> list[Attempt]:
+        # Asked in the task that claims: `stop` may be called after it was made and before its first step.
+        if self._stopping:
+            return []
+        began = self._loop.time()
+        with self._heartbeat.claiming():
+            tasks = await self._queue.claim(limit, lease=self._settings.lease)
+            attempts = [Attempt(self._queue, task, self._executor) for task in tasks]
+            if attempts and self._loop.time() - began > self._heartbeat.interval:
+                attempts = await self._still_held(attempts)
+            for attempt in attempts:
+                self._heartbeat.hold(attempt.claim, attempt)
+        return attempts
+
+    async def _still_held(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Return those that nobody else has taken since they were claimed, for the answer came late."""
+        try:
+            held = await self._queue.extend([attempt.claim for attempt in attempts], lease=self._settings.lease)
+        except Exception as error:  # noqa: BLE001 - then the heartbeat finds out
+            logger.warning("cannot extend the leases of a claim that took long: %s", error_text(error))
+            return attempts
+        for attempt in attempts:
+            if attempt.claim not in held:
+                logger.warning("task %s: attempt %d was lost before its claim was answered", *attempt.claim)
+        return [attempt for attempt in attempts if attempt.claim in held]
+
+    # ---------------------------------------------------------------- attempts
+
+    def _start(self, attempt: Attempt) -> None:
+        attending = self._loop.create_task(attempt.attend(), name=f"taskqueue-attempt-{attempt.claim[0]}")
+        self._attempts[attending] = attempt
+        attending.add_done_callback(self._ended)
+
+    def _ended(self, attending: asyncio.Task[None]) -> None:
+        attempt = self._attempts.pop(attending)
+        self._heartbeat.release(attempt.claim, attempt)
+        if attempt.interrupted:
+            self.interrupted.append(attempt.claim[0])
+        if attempt.runs_on:
+            leftover = self._loop.create_task(attempt.over(), name=f"taskqueue-leftover-{attempt.claim[0]}")
+            self._leftovers[leftover] = attempt
+            leftover.add_done_callback(self._leftovers.pop)
+
+    async def _all_ended(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
+        deadline = None if timeout is None else self._loop.time() + timeout
+        # What ends may leave something that runs on.
+        while self._busy and (deadline is None or self._loop.time() < deadline):
+            await asyncio.wait(
+                [*self._attempts, *self._leftovers],
+                timeout=None if deadline is None else deadline - self._loop.time(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+
+    # ---------------------------------------------------------------- the end
+
+    async def _end_within_grace(self) -> None:
+        seconds = self._settings.grace.total_seconds()
+        await self._all_ended(seconds)
+        await self._interrupt(f"the worker was stopped and its grace period of {seconds:g} s was over")
+
+    async def _interrupt(self, why: str) -> None:
+        for attempt in [*self._attempts.values(), *self._leftovers.values()]:
+            attempt.interrupt(why)
+        cancelled = False
+        while self._attempts:
+            try:
+                await asyncio.wait(self._attempts)
+            except asyncio.CancelledError:
+                # The second time: give up recording; the leases bring these tasks back.
+                cancelled = True
+                for attending in self._attempts:
+                    attending.cancel()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _end(self, upkeep: list[asyncio.Task[Any]]) -> None:
+        try:
+            # Only a cancelled run has attempts left here.
+            await self._interrupt("the worker was cancelled")
+        finally:
+            self.abandoned = [attempt.claim[0] for attempt in self._leftovers.values()]
+            still = [*upkeep, *self._leftovers]
+            for task in still:
+                task.cancel()
+            self._executor.shutdown(wait=not self.abandoned)
+            try:
+                while not all(task.done() for task in still):
+                    await asyncio.wait(still)
+            finally:
+                await self._heartbeat.close()
+
+    def _started_upkeep(self) -> list[asyncio.Task[Any]]:
+        lease = self._settings.lease
+        recovery = Recovery(self._queue, lease=lease, is_own=self._heartbeat.holds)
+        jobs: list[tuple[str, Callable[[], Awaitable[object]], float]] = [
+            ("looking for tasks of workers that died", recovery.run_pass, recovery.interval)
+        ]
+        if (purge_after := self._settings.purge_after) is None:
+            self._purged.set_result(None)
+        else:
+            least, most = _SECONDS_BETWEEN_PURGES
+            seconds = max(least, min(purge_after.total_seconds() / _PURGES_PER_PERIOD, most))
+            jobs.append(("purging", self._purge, seconds))
+        return [
+            self._loop.create_task(regularly(what, do, seconds), name=f"taskqueue-{what.split()[0]}")
+            for what, do, seconds in jobs
+        ]
+
+    async def _purge(self) -> None:
+        try:
+            purged = await self._queue.purge(older_than=self._settings.purge_after)
+        finally:
+            if not self._purged.done():
+                self._purged.set_result(None)
+        if purged:
+            logger.info("purged %d tasks that ended more than %s ago", purged, self._settings.purge_after)
