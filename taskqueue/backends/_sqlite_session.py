@@ -9,17 +9,17 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakSet, ref
 
-from taskqueue.backends._sqlite_changes import announce, listen, unlisten, wake
+from taskqueue.backends._sqlite_changes import announce
 from taskqueue.backends._sqlite_commit import execute
 from taskqueue.backends._sqlite_file import StoreFile, unavailable
-from taskqueue.backends._sqlite_operations import Operation, nothing
+from taskqueue.backends._sqlite_lookout import Lookout
+from taskqueue.backends._sqlite_operations import Operation
 from taskqueue.backends._sqlite_schema import DamagedRow
 from taskqueue.backends._sqlite_thread import FileThread, finished
 
 T = TypeVar("T")
 
 _LARGEST_BATCH: Final = 1000
-_POLL_SECONDS: Final = 0.03
 
 
 class _Call(NamedTuple):
@@ -46,8 +46,7 @@ class Session:
         self._thread = FileThread(opener)
         self._calls: deque[_Call] = deque()
         self._drainer: asyncio.Task[None] | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._data_version: int | None = None
+        self._lookout = Lookout(path, self._store, self.submit)
         self._connecting = 0
         self._connected = False
         self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
@@ -82,12 +81,12 @@ class Session:
         """Begin to close, once the calls under way have been answered; return the task that does it. Idempotent."""
         if self._closing is None:
             self._closing = self._loop.create_task(self._close())
-            for waiter in self._waiters:
-                wake(waiter)
+            self._lookout.wake()
         return self._closing
 
     async def reap(self) -> None:
         """Close the file of a session whose event loop has been closed."""
+        self._lookout.close()
         await self._thread.close()
 
     def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
@@ -98,35 +97,8 @@ class Session:
         return answer
 
     async def wait(self, seconds: float) -> None:
-        """Wait for a change, for ``close``, or until the time is up.
-
-        Changes in this process are announced. For those of others SQLite's data version is looked at now and then,
-        and compared with what the last call on this session saw, so that none in between is missed.
-        """
-        deadline = self._loop.time() + seconds
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.add(waiter)
-        listen(self._store, waiter)
-        try:
-            while not waiter.done() and (remaining := deadline - self._loop.time()) > 0:
-                await asyncio.wait((waiter,), timeout=min(remaining, _POLL_SECONDS))
-                if not waiter.done():
-                    await self._look(waiter, deadline)
-        finally:
-            unlisten(self._store, waiter)
-            self._waiters.discard(waiter)
-            waiter.cancel()
-
-    async def _look(self, waiter: "asyncio.Future[None]", deadline: float) -> None:
-        """Look at the data version, behind the calls under way but not beyond the deadline."""
-        look = self.submit(nothing())
-        try:
-            remaining = max(0.0, deadline - self._loop.time())
-            await asyncio.wait((waiter, look), timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
-            if look.done():
-                look.result()
-        finally:
-            look.cancel()
+        """Wait for a change by whichever process, for ``close``, or until the time is up."""
+        await self._lookout.wait(seconds)
 
     async def _open(self) -> None:
         await self._thread.open()
@@ -139,6 +111,7 @@ class Session:
         if self._drainer is not None:
             await finished(self._drainer)
         await self._drain()
+        self._lookout.close()
         await self._thread.close()
         self.closed = True
         if not self._guardian.ag_running:
@@ -162,11 +135,13 @@ class Session:
                 continue
             outcomes: Sequence[Any]
             try:
-                version, outcomes = await self._thread.run(partial(self._work, [call.operation for call in calls]))
+                version, changed, outcomes = await self._thread.run(
+                    partial(self._work, [call.operation for call in calls])
+                )
             except Exception as error:  # noqa: BLE001 - it is delivered to the callers
                 outcomes = [error] * len(calls)
             else:
-                self._seen(version)
+                self._lookout.see(version, changed=changed)
             for call, outcome in zip(calls, outcomes, strict=True):
                 self._answer(call, outcome)
         self._drainer = None
@@ -179,7 +154,7 @@ class Session:
                 calls.append(call)
         return calls
 
-    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int, Sequence[Any]]:
+    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int, bool, Sequence[Any]]:
         """Run in the thread."""
         file = self._thread.file
         file.check_present()
@@ -187,15 +162,10 @@ class Session:
         (version,) = file.db.execute("PRAGMA data_version").fetchone()
         changes = file.db.total_changes
         outcomes = execute(file.db, operations)
-        if file.db.total_changes != changes:
+        changed = file.db.total_changes != changes
+        if changed:
             announce(self._store)
-        return version, outcomes
-
-    def _seen(self, version: int) -> None:
-        if version != self._data_version:
-            self._data_version = version
-            for waiter in self._waiters:
-                wake(waiter)
+        return version, changed, outcomes
 
     def _answer(self, call: _Call, outcome: Any) -> None:
         if call.answer.done():
