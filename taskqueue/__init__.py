@@ -25,6 +25,7 @@ from taskqueue.result import Result
 from taskqueue.retry import RetryPolicy
 from taskqueue.serializers import CloudpickleSerializer, JSONSerializer, Serializer, SignedSerializer
 from taskqueue.status import TaskStatus
+from taskqueue.sync import SyncEnqueuer, SyncTaskQueue
 from taskqueue.task import Failure, Task
 from taskqueue.transition import Transition
 from taskqueue.worker import Worker
@@ -53,6 +54,8 @@ __all__ = [
     "SignedSerializer",
     "StaleClaim",
     "StoreUnavailable",
+    "SyncEnqueuer",
+    "SyncTaskQueue",
     "Task",
     "TaskCancelled",
     "TaskExists",
