@@ -178,7 +178,7 @@ def test_keys_are_neither_shown_nor_pickled_nor_copied() -> None:
 
 
 def test_keys_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TASKQUEUE_KEY", f"{NEW.hex()},\n{OLD.hex()}\n")
+    monkeypatch.setenv("TASKQUEUE_SIGNING_KEY", f"{NEW.hex()},\n{OLD.hex()}\n")
     signed = SignedSerializer.from_env()
     assert signed.loads(SignedSerializer(OLD).dumps("x")) == "x"
     assert SignedSerializer(NEW).loads(signed.dumps("x")) == "x"
@@ -191,9 +191,9 @@ def test_keys_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("value", [None, "", " , ", "not hexadecimal but secret", "abcd"])
 def test_an_environment_without_good_keys_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
-    monkeypatch.delenv("TASKQUEUE_KEY", raising=False)
+    monkeypatch.delenv("TASKQUEUE_SIGNING_KEY", raising=False)
     if value is not None:
-        monkeypatch.setenv("TASKQUEUE_KEY", value)
+        monkeypatch.setenv("TASKQUEUE_SIGNING_KEY", value)
     with pytest.raises(InvalidArgument, match=r"secrets\.token_hex") as caught:
         SignedSerializer.from_env()
     assert "but secret" not in "".join(traceback.format_exception(caught.value))

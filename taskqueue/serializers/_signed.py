@@ -11,7 +11,7 @@ from taskqueue.serializers._cloudpickle import CloudpickleSerializer
 from taskqueue.serializers._protocol import Serializer
 
 LEAST_KEY_BYTES: Final = 16
-KEY_VARIABLE: Final = "TASKQUEUE_KEY"
+KEY_VARIABLE: Final = "TASKQUEUE_SIGNING_KEY"
 """The environment variable that ``SignedSerializer.from_env`` reads."""
 
 _VERSION: Final = b"\x01"
