@@ -1,0 +1,1 @@
+"""The parts of the ``taskqueue`` command. Nothing here is public but what the command prints and returns."""
