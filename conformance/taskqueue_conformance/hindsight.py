@@ -352,7 +352,12 @@ class _Retrial:
             self.lost = task_id not in self.purged | self.refused  # somebody else has enqueued it
             return "G1" if task_id in self.purged else "L3" if task_id in self.refused else None
         if actual is not None and (expected.status, actual.status) == (TaskStatus.PENDING, TaskStatus.RUNNING):
-            return "C2"
+            unrecorded = self.last[task_id] == "fail" and actual.attempts == expected.attempts
+            return "R2" if unrecorded else "C2"
+        if actual is not None and (expected.status, actual.status) == (TaskStatus.RUNNING, TaskStatus.PENDING):
+            uncounted = self.last[task_id] == "claim" and actual.attempts < expected.attempts
+            if uncounted and actual.failures == expected.failures:
+                return "R1"
         # A record that was right after its own last change was spoilt by a call that should have left it alone.
         spoilt = task_id in self.confirmed or (actual is None and self.latest == "reopen")
         culprit = self.latest if spoilt else self.last[task_id]
@@ -372,6 +377,10 @@ class _Retrial:
             if kept != task:
                 return by_difference(kept, task) or "C2"
         if [task.id for task in actual] != [task.id for task in expected]:
+            for task in actual:
+                due = self.model.stored[task.id].available_at
+                if task.available_at != due:  # chosen by another instant than the one that was given
+                    return by_difference(replace(task, available_at=due), task) or "E3"
             return _wrong_choice(expected, actual, now=now, limit=limit)
         differing = next((one, other) for one, other in zip(expected, actual, strict=True) if one != other)
         return _difference(*differing) or "C2"
@@ -383,6 +392,8 @@ class _Retrial:
                 return requirement
         ids, limit = [task.id for task in expected], call.arguments["limit"]
         if call.arguments["after"] is None:
+            if ids and limit and not page and self.latest == "reopen":
+                return "D1"
             return None if [task.id for task in page] == ids[:limit] else "LISTING"
         return None if all(task.id in ids for task in page) else "LISTING"
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from taskqueue import Backend, NotConnected, Task, TaskStatus
+from taskqueue import Backend, NotConnected, StaleClaim, Task, TaskStatus
 from taskqueue_conformance.check import check
 from taskqueue_conformance.checks._states import LATER, MUCH_LATER, SECOND, claim_all, stored
 from taskqueue_conformance.lab import LEASE, NOON, Lab, new_failure, new_task
@@ -337,6 +337,10 @@ def _answered(answer: Sequence[Task] | BaseException) -> Sequence[Task]:
         raise answer
     if isinstance(answer, BaseException):
         raise Violation(
-            "one of many calls at once", expected="its answer", actual=f"{type(answer).__name__}: {answer}"
+            "one of many calls at once",
+            expected="its answer",
+            actual=f"{type(answer).__name__}: {answer}",
+            # Each outcome is that of a claim of its own: it can be refused only if somebody else had the task as well.
+            breaks="C1" if isinstance(answer, StaleClaim) else None,
         ) from answer
     return answer
