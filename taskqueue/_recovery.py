@@ -19,7 +19,7 @@ PASSES: Final = 3
 """How many passes in a row have to see a lease as run out."""
 
 _SHORTEST_INTERVAL: Final = 0.005
-_PAGE: Final = 500
+_PAGE: Final = 1000
 
 
 class Recovery:
@@ -30,7 +30,7 @@ class Recovery:
     tenths. Passes are counted, and time is measured by the event loop only in what lies between two of them, so that
     a jump of that clock shortens one rest and not all.
 
-    A pass is one read where nothing has expired. It looks at the 500 oldest leases that have run out.
+    A pass is one read where nothing has expired. It looks at the 1,000 oldest leases that have run out.
 
     Args:
         queue: Whose tasks to recover.

@@ -74,5 +74,6 @@ class StallWatch:
         frame = sys._current_frames().get(self._home_thread)  # noqa: SLF001 - documented, in spite of its name
         if frame is None:
             return "an unknown place"
+        logger.debug("where the event loop is blocked:\n%s", "".join(traceback.format_stack(frame)))
         [innermost] = traceback.extract_stack(frame, limit=1)
         return f'File "{innermost.filename}", line {innermost.lineno}, in {innermost.name}: {innermost.line}'
