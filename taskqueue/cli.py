@@ -9,7 +9,8 @@ from taskqueue._cli.changing import cancel, purge, retry
 from taskqueue._cli.command import CommandGroup
 from taskqueue._cli.conformance import conformance
 from taskqueue._cli.errors import Status
-from taskqueue._cli.listing import list_tasks, show_task
+from taskqueue._cli.listing import list_tasks
+from taskqueue._cli.showing import show_task
 from taskqueue._cli.stats import stats
 from taskqueue._cli.working import worker
 

@@ -314,7 +314,7 @@ def test_list_filters_and_limits_from_either_end(call: Call) -> None:
     assert ids("--limit", "2", "--newest") == ["off", "run"]
     assert ids("--status", "FAILED") == ["lost"]
     result = call("list", "--limit", "4")
-    assert "there are newer ones: --limit" in result.stderr
+    assert "there are newer ones (--newest begins with them); --limit shows more than 4" in result.stderr
     assert "there are older ones" in call("list", "--limit", "4", "--newest").stderr
     assert call("list", "--limit", "5").stderr == ""
 
@@ -393,10 +393,10 @@ def test_show_tells_the_life_of_a_failed_task(call: Call) -> None:
         "2030-01-01 12:00:00.000Z  enqueued, due at once",
         "2030-01-01 12:00:01.000Z  attempt 1 began",
         "2030-01-01 12:00:03.000Z  attempt 1 failed: ValueError: no",
-        "way",
+        "                          way",
         "2030-01-01 12:00:03.000Z  ended as FAILED",
     ]
-    assert "    Traceback" in shown(call, "lost", "--traceback", at=step(seconds=9))
+    assert " " * 26 + "Traceback" in shown(call, "lost", "--traceback", at=step(seconds=9))
 
 
 def test_show_tells_when_a_retry_is_due(call: Call) -> None:
@@ -454,9 +454,17 @@ def test_show_as_json_gives_bytes_and_the_call_only_when_asked(call: Call) -> No
         "function": "builtins:divmod",
         "args": ["7", "2"],
         "kwargs": {},
+        "timeout": None,
         "context": {"request_id": "'r-1'"},
     }
     assert (full["returned"], full["load_error"]) == ("(3, 1)", None)
+
+
+def test_show_tells_the_timeout_of_an_attempt(call: Call) -> None:
+    in_store(lambda queue: queue.enqueue(divmod, 7, b=2, timeout=1.5, task_id="t"))
+    output = call("show", "t", "--load").stdout
+    assert "call       builtins:divmod(7, b=2)" in output
+    assert "timeout    1.5 s for each attempt" in output
 
 
 def test_show_of_a_payload_that_cannot_be_loaded_shows_the_rest_and_ends_with_1(call: Call) -> None:

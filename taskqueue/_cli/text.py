@@ -47,6 +47,12 @@ def short(duration: timedelta) -> str:
     return f"{int(seconds * 10) / 10}s" if seconds < _TENTHS_BELOW else f"{int(seconds)}s"
 
 
+def due(available_at: datetime, now: datetime) -> str:
+    """Say how long until a task is due, or for how long it has been: ``due in 5m``, ``due for 3.0s``."""
+    away = available_at - now
+    return f"due in {short(away)}" if away > timedelta(0) else f"due for {short(away)}"
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - two digits of hex
