@@ -657,7 +657,8 @@ class TaskQueue:
         except Exception as error:
             raise DeserializationError(what, _reason(error)) from error
         try:
-            timeout = _check.timeout("timeout", call["timeout"], zero=False) if "timeout" in call else None
+            timeout = call.get("timeout")
+            timeout = None if timeout is None else _check.timeout("timeout", timeout, zero=False)
             loaded = Call(call["func"], tuple(call["args"]), dict(call["kwargs"]), call["context"], timeout)
         except Exception as error:
             raise DeserializationError(what, "it does not hold a call; something else wrote it") from error

@@ -1,6 +1,7 @@
 """Heartbeats, stalls and lost claims. The leases here are real and short: what is shown happens in threads."""
 
 import asyncio
+import inspect
 import logging
 import subprocess
 import sys
@@ -98,18 +99,26 @@ def block_until_released() -> str:
 
 
 async def until(condition: Callable[[], Any]) -> None:
+    """Wait until ``condition()`` is true, or what it is when it is awaited."""
+
+    async def met() -> Any:
+        found = condition()
+        return await found if inspect.isawaitable(found) else found
+
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads too
+        while not await met():  # noqa: ASYNC110 - what is waited for happens in threads too
             await asyncio.sleep(0.001)
 
 
 @contextmanager
-def onlooker(queue: TaskQueue, **options: Any) -> Iterator[None]:
+def onlooker(queue: TaskQueue, after: threading.Event | None = None, **options: Any) -> Iterator[None]:
     """Run another worker on the same store, on an event loop of its own that no task of the first one can block."""
     other = TaskQueue(queue.backend.clone())
     worker = Worker(other, **{"lease": LEASE} | options)
 
     async def main() -> None:
+        if after is not None:
+            assert await asyncio.to_thread(after.wait, 15)
         async with other:
             await worker.run()
 
@@ -122,18 +131,15 @@ def onlooker(queue: TaskQueue, **options: Any) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def any_queue(request: pytest.FixtureRequest, tmp_path: Path) -> TaskQueue:
-    return TaskQueue(MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "q.db"))
-
-
 # ---------------------------------------------------------------- what is long, or blocks, runs once
 
 
-@pytest.mark.parametrize("func", [block_the_loop, sleep_in_a_thread])
-def test_a_task_of_three_leases_runs_once(run: Run, any_queue: TaskQueue, func: Any) -> None:
+@pytest.mark.parametrize(
+    ("func", "durable"), [(block_the_loop, False), (block_the_loop, True), (sleep_in_a_thread, True)]
+)
+def test_a_task_of_three_leases_runs_once(run: Run, tmp_path: Path, *, func: Any, durable: bool) -> None:
     async def main() -> None:
-        async with any_queue as queue:
+        async with TaskQueue(SQLiteBackend(tmp_path / "q.db") if durable else MemoryBackend()) as queue:
             task_id = await queue.enqueue(func, 3 * LEASE.total_seconds(), max_retries=3)
             worker = Worker(queue, lease=LEASE)
             running = asyncio.create_task(worker.run_until_idle())
@@ -172,7 +178,7 @@ def test_a_claim_whose_answer_waits_for_a_blocked_loop_keeps_its_lease(run: Run)
             running = asyncio.create_task(Worker(queue, lease=LEASE).run_until_idle())
             await until(lambda: world.log)
             ids = await queue.enqueue_many(note, [("in flight",)] * 3, max_retries=3)
-            with onlooker(queue):
+            with onlooker(queue, after=world.in_flight):
                 await running
             assert world.log == ["began", "ended", *["in flight"] * 3]
             for task_id in ids:
@@ -325,6 +331,14 @@ def is_cancelled(seconds: float) -> bool:
 # ---------------------------------------------------------------- the heartbeat itself
 
 
+async def extended_to(queue: TaskQueue, task_id: str, instant: datetime) -> bool:
+    return (await queue.get_task(task_id)).lease_expires_at == instant
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
 class Extends(MemoryBackend):
     """Counts extensions, over all handles, and fails as often as the world says."""
 
@@ -342,16 +356,14 @@ def test_heartbeats_lengthen_the_lease_by_the_queue_s_clock(run: Run, queue: Tas
         running = asyncio.create_task(Worker(queue, lease=SHORT).run_until_idle())
         await until(lambda: world.log)
         now = clock.advance(seconds=0.05)
-        async with asyncio.timeout(10):
-            while (await queue.get_task(task_id)).lease_expires_at != now + SHORT:
-                await asyncio.sleep(0.001)
+        await until(lambda: extended_to(queue, task_id, now + SHORT))
         world.release.set()
         await running
 
     run(main())
 
 
-def test_nothing_is_extended_while_nothing_runs(run: Run, make_queue: MakeQueue, monkeypatch: Any) -> None:
+def test_nothing_is_extended_while_nothing_runs(run: Run, make_queue: MakeQueue) -> None:
     clones = []
 
     class Counts(Extends):
@@ -450,13 +462,10 @@ def test_the_heartbeat_leaves_nothing_behind(tmp_path: Path, *, cancelled: bool)
     async def main() -> None:
         async with TaskQueue(SQLiteBackend(tmp_path / "q.db")) as queue:
             threads = set(threading.enumerate())
-            task_id = await queue.enqueue(until_released)
+            await queue.enqueue(until_released)
             worker = Worker(queue, lease=SHORT)
             running = asyncio.create_task(worker.run())
-            await until(lambda: world.log)
-            first = (await queue.get_task(task_id)).lease_expires_at
-            while (await queue.get_task(task_id)).lease_expires_at == first:
-                await asyncio.sleep(0.01)
+            await until(lambda: "taskqueue-heartbeat" in names() and len(names()) > len(threads) + 1)
             if cancelled:
                 running.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -1,6 +1,7 @@
 """Recovery of what dead workers held, and that nobody who lives is rescued when clocks jump."""
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
@@ -47,9 +48,23 @@ async def until_released() -> str:
 
 
 async def until(condition: Callable[[], Any]) -> None:
+    """Wait until ``condition()`` is true, or what it is when it is awaited."""
+
+    async def met() -> Any:
+        found = condition()
+        return await found if inspect.isawaitable(found) else found
+
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - a condition of any kind
+        while not await met():  # noqa: ASYNC110 - a condition of any kind
             await asyncio.sleep(0.001)
+
+
+async def has_status(queue: TaskQueue, task_id: str, status: str) -> bool:
+    return (await queue.get_task(task_id)).status == status
+
+
+async def count_is(queue: TaskQueue, status: str, number: int) -> bool:
+    return (await queue.counts())[status] == number
 
 
 async def stopped(worker: Worker, running: "asyncio.Task[None]") -> None:
@@ -74,9 +89,8 @@ def test_what_a_dead_worker_held_is_retried_as_its_budget_allows(
         assert failed.error == (
             f"the lease of attempt 1 ran out at {expired_at}: its worker died, or lost contact with the store"
         )
-        while (task := await queue.get_task(again)).status == "running":
-            await asyncio.sleep(0.001)
-        clock.now = task.available_at
+        await until(lambda: has_status(queue, again, "pending"))
+        clock.now = (await queue.get_task(again)).available_at
         assert (await queue.get_result(again, 10)).attempts == 2
         assert world.log == ["again"]
         await stopped(worker, running)
@@ -129,7 +143,7 @@ def test_nobody_who_lives_is_rescued_when_the_clock_steps(
 
 
 def test_nobody_who_lives_is_rescued_when_the_machine_wakes_from_sleep(
-    run: Run, queue: TaskQueue, clock: Any, monkeypatch: pytest.MonkeyPatch
+    queue: TaskQueue, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of the event loop and that of the queue jump together, so everything that waits is due at once."""
 
@@ -154,10 +168,7 @@ def test_nobody_who_lives_is_rescued_when_the_machine_wakes_from_sleep(
         task = await queue.get_task(task_id)
         assert (task.status, task.attempts, task.failures) == ("success", 1, ())
 
-    async def outer() -> None:
-        await asyncio.create_task(main())
-
-    asyncio.run(outer())
+    asyncio.run(main())
 
 
 def test_a_worker_does_not_recover_what_it_runs_itself(run: Run, make_queue: MakeQueue, clock: Any) -> None:
@@ -187,8 +198,7 @@ def test_racing_recoverers_record_one_failure(run: Run, queue: TaskQueue, clock:
         clock.advance(seconds=1)
         workers = [Worker(TaskQueue(queue.backend.clone(), clock=clock), lease=SHORT) for _ in range(4)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
-        while (await queue.counts())["running"]:
-            await asyncio.sleep(0.001)
+        await until(lambda: count_is(queue, "running", 0))
         await asyncio.sleep(3 * SHORT.total_seconds())
         for worker in workers:
             worker.stop()
@@ -211,8 +221,7 @@ def test_more_than_one_page_of_expired_leases_is_recovered(
         clock.advance(seconds=1)
         worker = Worker(queue, lease=SHORT)
         running = asyncio.create_task(worker.run())
-        while (await queue.counts())["failed"] < 20:
-            await asyncio.sleep(0.001)
+        await until(lambda: count_is(queue, "failed", 20))
         await stopped(worker, running)
 
     run(main())
@@ -254,8 +263,8 @@ def test_a_worker_purges_what_ended_long_ago_and_only_if_it_is_told(
     run: Run, queue: TaskQueue, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        old = await queue.enqueue_many(note, [()] * 1200)
-        await Worker(queue, concurrency=1200).run_until_idle()
+        old = await queue.enqueue_many(note, [()] * 600)
+        await Worker(queue, concurrency=600).run_until_idle()
         clock.advance(hours=2)
         await queue.enqueue(note, "new")
         await Worker(queue).run_until_idle()
@@ -266,13 +275,12 @@ def test_a_worker_purges_what_ended_long_ago_and_only_if_it_is_told(
         assert (await queue.counts())["success"] == 1
         worker = Worker(queue, purge_after=timedelta(0))
         running = asyncio.create_task(worker.run())
-        while (await queue.counts())["success"]:
-            await asyncio.sleep(0.001)
+        await until(lambda: count_is(queue, "success", 0))
         await stopped(worker, running)
 
     with caplog.at_level(logging.INFO, "taskqueue"):
         run(main())
-    assert "purged 1200 tasks that ended more than 1:00:00 ago" in caplog.text
+    assert "purged 600 tasks that ended more than 1:00:00 ago" in caplog.text
 
 
 def test_a_worker_purges_again_and_a_failure_does_not_end_it(
@@ -296,8 +304,7 @@ def test_a_worker_purges_again_and_a_failure_does_not_end_it(
         for _ in range(2):
             await queue.get_result(await queue.enqueue(note), 10)
             clock.advance(hours=2)
-            while (await queue.counts())["success"]:
-                await asyncio.sleep(0.001)
+            await until(lambda: count_is(queue, "success", 0))
         await stopped(worker, running)
 
     run(main())
