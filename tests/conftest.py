@@ -1,14 +1,18 @@
 """Fixtures that the tests of several modules share."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskqueue import TaskQueue
 from taskqueue.backends.memory import MemoryBackend
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the commands that are tested: import storm
 
 
 class HandClock:
