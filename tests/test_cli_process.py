@@ -185,6 +185,13 @@ def test_ctrl_c_ends_a_watch_quietly_with_130(start: Start) -> None:
     assert (first["throughput"], second["throughput"]["ended"]) == (None, 0)
 
 
+def test_conformance_returns_the_status_of_pytest_and_warns_of_nothing(start: Start, folder: Path) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    code, out, err = ended(start("conformance", "no_such_module:make"))
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "there is no module 'no_such_module'" in out + err
+
+
 def on_a_terminal(folder: Path, *arguments: str, columns: int, **environment: str) -> str:
     import fcntl  # noqa: PLC0415 - POSIX alone has these
     import pty  # noqa: PLC0415 - the same
