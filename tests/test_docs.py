@@ -1,0 +1,157 @@
+"""The pages in docs/ say what is so: their programs run, their commands and links exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = [
+    DOCS / "how-to" / "deploy-a-worker.md",
+    DOCS / "how-to" / "write-idempotent-tasks.md",
+    DOCS / "how-to" / "use-from-sync-code.md",
+    DOCS / "how-to" / "secure-the-store.md",
+    DOCS / "explanation" / "guarantees.md",
+]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECONDS = 60
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [text for language, text in BLOCK.findall(page.read_text("utf-8")) if language in languages]
+
+
+def programs(page: Path) -> dict[str, str]:
+    """Return the programs of a page: their first line is a comment with the name of the file that they are."""
+    found = {}
+    for text in blocks(page, "python"):
+        name = re.match(r"# (\w+\.py)\n", text)
+        assert name is not None, f"a block of {page.name} has no file name: {text[:40]!r}"
+        found[name[1]] = text
+    return found
+
+
+def save(page: Path, folder: Path) -> list[str]:
+    for name, text in programs(page).items():
+        (folder / name).write_text(text, "utf-8")
+    return list(programs(page))
+
+
+def run(folder: Path, name: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TASKQUEUE")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", name],
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, f"{name}: {done.stderr}"
+    return done.stdout
+
+
+def missing(text: str) -> set[str]:
+    """Return which of the frameworks that pages show are imported here and not installed."""
+    used = set(re.findall(r"^from (flask|django)\b", text, re.MULTILINE))
+    return {name for name in used if not _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=lambda page: page.stem)
+def test_every_program_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path) -> None:
+    names = [name for name in save(page, tmp_path) if not missing((tmp_path / name).read_text("utf-8"))]
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda name: run(tmp_path, name), names))
+    for name, output in zip(names, outputs, strict=True):
+        for promised in re.findall(
+            r"^\s*(?:print|asyncio\.run)\(.*\)  # (.*)$", (tmp_path / name).read_text("utf-8"), re.MULTILINE
+        ):
+            assert promised in output, f"{name} prints {output!r}"
+
+
+SYNC_PAGE = DOCS / "how-to" / "use-from-sync-code.md"
+
+
+def test_the_flask_application_of_the_page_works(tmp_path: Path) -> None:
+    pytest.importorskip("flask")
+    save(SYNC_PAGE, tmp_path)
+    (tmp_path / "drive.py").write_text(
+        """
+import asyncio
+from app import app, queue
+from taskqueue import TaskQueue, Worker
+
+async def work():
+    async with TaskQueue(queue.backend.clone()) as other:
+        await Worker(other).run_until_idle()
+
+client = app.test_client()
+task_id = client.post("/sums/2/3").json["id"]
+print(client.get(f"/sums/{task_id}").status_code)
+asyncio.run(work())
+print(client.get(f"/sums/{task_id}").json)
+print(client.get("/sums/other").status_code)
+"""
+    )
+    assert run(tmp_path, "drive.py") == "202\n{'status': 'success', 'sum': 5}\n404\n"
+
+
+def test_the_django_view_of_the_page_enqueues_after_the_commit_only(tmp_path: Path) -> None:
+    pytest.importorskip("django")
+    save(SYNC_PAGE, tmp_path)
+    (tmp_path / "drive.py").write_text(
+        """
+import django
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+django.setup()
+from django.db import connection, transaction
+from django.test import RequestFactory
+from views import place_order, queue
+
+try:
+    with transaction.atomic():
+        place_order(RequestFactory().post("/"))
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    print([task.id for task in queue.tasks()])
+print(place_order(RequestFactory().post("/")).content.decode())
+print([task.id for task in queue.tasks()])
+connection.close()
+"""
+    )
+    assert run(tmp_path, "drive.py") == "[]\n{\"order\": 7}\n['order-7']\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_and_options_of_a_page_exist(page: Path) -> None:
+    from taskqueue.cli import cli  # noqa: PLC0415 - the other tests need no command
+
+    text = "\n".join(blocks(page, "sh", "ini", "dockerfile")).replace('", "', " ").replace('"', "")
+    for line in re.findall(r"(?<![\w./-])(?:\S*/bin/)?taskqueue ([^\n\]]*)", text):
+        name, *words = shlex.split(line, comments=True)
+        command = cli.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            assert not word.startswith("--") or word in known, f"taskqueue {line}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.stem)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
