@@ -17,6 +17,8 @@ class Effort:
         kill_delays: After how many delays, spread over its usual duration, a call is killed.
         kill_retries: How many more kills may look for a "before" or an "after" that has not been seen yet.
         raced_tasks: How many tasks the processes race for.
+        restarts: How often the server is restarted under a workload.
+        calls_between_restarts: How many calls of that workload are answered between two restarts.
         cycles: How often connections are opened and closed, and calls refused, where a leak would show.
     """
 
@@ -28,6 +30,8 @@ class Effort:
     kill_delays: int
     kill_retries: int
     raced_tasks: int
+    restarts: int
+    calls_between_restarts: int
     cycles: int
 
 
@@ -40,6 +44,8 @@ DEFAULT: Final = Effort(
     kill_delays=10,
     kill_retries=24,
     raced_tasks=200,
+    restarts=4,
+    calls_between_restarts=200,
     cycles=200,
 )
 """What a verdict rests on."""
@@ -53,6 +59,8 @@ QUICK: Final = Effort(
     kill_delays=1,
     kill_retries=4,
     raced_tasks=40,
+    restarts=1,
+    calls_between_restarts=50,
     cycles=40,
 )
 """What the inner loop of an author can wait for; too little for a verdict."""

@@ -79,6 +79,14 @@ class PostgresHarness(BaseHarness):
 
     _FOLDER = "TASKQUEUE_CONFORMANCE_POSTGRES_FOLDER"
 
+    def __init__(self) -> None:
+        self._restarts = 0
+
+    @classmethod
+    def for_url(cls, url: str) -> "PostgresURLHarness":
+        """Return the harness for ``--conformance=postgresql://…``."""
+        return PostgresURLHarness(url)
+
     def start(self) -> Mapping[str, str]:
         """Start the server."""
         return {self._FOLDER: PostgresServer.start().folder}
@@ -95,9 +103,10 @@ class PostgresHarness(BaseHarness):
         """Delete the namespace."""
         await _drop_namespace(self._server().url, store)
 
-    async def restart(self, *, immediate: bool = False) -> None:
-        """Restart the server."""
-        await asyncio.to_thread(self._server().restart, "immediate" if immediate else "fast")
+    async def restart(self) -> None:
+        """Restart the server, in good order and as if the machine had gone down, by turns."""
+        self._restarts += 1
+        await asyncio.to_thread(self._server().restart, "fast" if self._restarts % 2 else "immediate")
 
     def _server(self) -> PostgresServer:
         return PostgresServer(os.environ[self._FOLDER])

@@ -24,6 +24,7 @@ from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.requirements import REQUIREMENTS
+from taskqueue_conformance.turns import turn
 from taskqueue_conformance.verdict import Outcome
 from taskqueue_conformance.violation import Violation, shown
 
@@ -110,7 +111,8 @@ class CheckItem(pytest.Item):
         deviation = harness.deviations.get(self.check.id)
         self.lab = setting.lab(self.check)
         try:
-            with _hard_limit(self.check.limit_s), asyncio.Runner() as runner:
+            alone = "restart" in self.check.needs
+            with turn(alone=alone), _hard_limit(self.check.limit_s), asyncio.Runner() as runner:
                 runner.run(self._run(self.lab))
             if deviation is not None:
                 raise OutdatedDeviation(deviation)  # noqa: TRY301 - it is noted below like any other finding

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import pytest
 
-from taskqueue_conformance import children, report, terminal
+from taskqueue_conformance import children, report, terminal, turns
 from taskqueue_conformance.check import Check
-from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, Harness
+from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.items import PROPERTY, SUITE, Layer, Setting
 from taskqueue_conformance.profiles import PROFILES, SOAK, soak_check
 from taskqueue_conformance.suite import LAYERS, required_checks
@@ -185,6 +185,7 @@ class ConformanceRun:
     def pytest_unconfigure(self) -> None:
         """End the processes that forked children, and let the harness clean up."""
         children.stop_servers()
+        turns.clean_up()
         if not self.worker:
             self.harness.stop()
 
@@ -199,7 +200,9 @@ class ConformanceRun:
             target=self.target,
             backend_class=self.backend_class,
             capabilities=sorted(self.harness.capabilities),
-            not_claimed=sorted(DEFAULT_CAPABILITIES - self.harness.capabilities),
+            not_claimed=sorted(
+                {need for check in self.checks.values() for need in check.needs} - self.harness.capabilities
+            ),
             seed=self.setting.seed,
             profile=self.profile.name,
             versions={

@@ -11,7 +11,7 @@ from taskqueue_conformance.check import CHECKS, Check
 SUITE_VERSION: Final = "1"
 """The version of the set of required checks."""
 LAYERS: Final = (
-    "scenarios", "edges", "model", "schedules", "interruptions", "processes", "kills", "hygiene",
+    "scenarios", "edges", "model", "schedules", "interruptions", "processes", "kills", "restarts", "hygiene",
 )  # fmt: skip
 """The layers in the order in which they run."""
 

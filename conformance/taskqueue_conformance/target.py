@@ -39,7 +39,7 @@ def resolve(target: str) -> Harness:
     """
     module, colon, name = target.partition(":")
     if name.startswith("//"):
-        raise TargetError(f"--conformance={target}: a URL names one store, and the suite needs many. {_usage()}")
+        return _harness_for_url(target, module)
     if colon and name and module.endswith(".py"):
         dotted = module.removesuffix(".py").replace(os.sep, ".")
         raise TargetError(f"--conformance={target}: name the module, not its file: {dotted}:{name}")
@@ -56,6 +56,14 @@ def resolve(target: str) -> Harness:
             return _harness(target, entry.load())
     known = ", ".join(sorted({entry.name for entry in schemes}))
     raise TargetError(f"--conformance={target}: no scheme of this name is registered; known here: {known}. {_usage()}")
+
+
+def _harness_for_url(target: str, scheme: str) -> Harness:
+    """Return what a registered harness makes of a URL of its scheme, if it can: a server has room for many stores."""
+    found = [entry.load() for entry in entry_points(group=GROUP) if entry.name == scheme]
+    if not found or not hasattr(found[0], "for_url"):
+        raise TargetError(f"--conformance={target}: a URL names one store, and the suite needs many. {_usage()}")
+    return _harness(target, found[0].for_url(target))
 
 
 def preflight(target: str, harness: Harness) -> str:

@@ -64,7 +64,7 @@ def outsider(pytester: pytest.Pytester) -> pytest.Pytester:
         ("mypackage:Claimant", "claims the unknown capabilities telepathic"),
         ("mypackage:Deviant", "no check is called 'edges/E1/nothing-of-the-kind'"),
         ("mypackage:Unbuildable", "making the harness failed: RuntimeError: no licence"),
-        ("sqlight", "no scheme of this name is registered; known here: memory, sqlite"),
+        ("sqlight", "no scheme of this name is registered; known here: memory, postgres, postgresql, sqlite"),
         ("sqlite:///some.db", "a URL names one store, and the suite needs many"),
     ],
 )

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from taskqueue import Backend
 from taskqueue_conformance import defects
 from taskqueue_conformance.defects.plain_memory import PlainMemory, Store
+from taskqueue_conformance.defects.plain_served import Served, ServedHarness
 from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
 from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, BaseHarness
 from taskqueue_conformance.requirements import REQUIREMENTS
@@ -23,7 +24,7 @@ from taskqueue_conformance.requirements import REQUIREMENTS
 C = TypeVar("C", bound=type)
 
 LAYERS: Final = (
-    "scenarios", "edges", "model", "schedules", "interruptions", "processes", "kills", "hygiene",
+    "scenarios", "edges", "model", "schedules", "interruptions", "processes", "kills", "restarts", "hygiene",
 )  # fmt: skip
 """Every layer in which a defect can be expected to be caught, in the order in which the suite runs them."""
 MODULE: Final = defects.__name__
@@ -251,6 +252,8 @@ def _reached(wrong: type) -> tuple[str, Callable[[], BaseHarness]]:
     if issubclass(wrong, Store):
         handle = type(wrong.__name__, (PlainMemory,), {"store_class": wrong})
         return "memory", lambda: MemoryDefectHarness(handle)
+    if issubclass(wrong, Served):
+        return "memory", lambda: ServedHarness(wrong)
     if issubclass(wrong, PlainMemory):
         return "memory", lambda: MemoryDefectHarness(wrong)
     if issubclass(wrong, PlainSQLite):
