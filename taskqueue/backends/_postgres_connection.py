@@ -1,7 +1,6 @@
 """Connections to a PostgreSQL server: how they are opened, what runs on them, and how their failures are told."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -35,7 +34,6 @@ _BEGIN: Final = "; ".join(
     ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = {value}" for name, value in _PLANNER.items()))
 )
 _GRACE_SECONDS: Final = 5.0
-_CLOSE_SECONDS: Final = 5.0
 
 _DISCONNECTING: Final = ("08", "57P", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is ending, or the server is read-only."""
@@ -124,14 +122,8 @@ class Connection:
         self._driver.add_termination_listener(lambda *_: ended())
         await self._guarded(self._driver.add_listener(channel, lambda *_: heard()))
 
-    async def close(self) -> None:
-        """Say good-bye and close, or close without it where nobody answers."""
-        with contextlib.suppress(Exception):
-            await self._driver.close(timeout=_CLOSE_SECONDS)
-        self.terminate()
-
     def terminate(self) -> None:
-        """Close at once. Idempotent."""
+        """Say good-bye and close at once, also where nobody answers. Idempotent."""
         if not self._driver.is_closed():
             self._driver.terminate()
 

@@ -134,7 +134,7 @@ class Enqueue(Operation[None]):
         for task in tasks:
             if task.max_retries > _LARGEST_INTEGER:
                 raise InvalidArgument("max_retries", task.max_retries, "PostgreSQL keeps integers up to 2**63 - 1")
-            row = row_of_task(task)
+            row: Sequence[Any] = row_of_task(task)
             rows.append([row[index] for index in _STORED])
             size += len(rows[-1][6]) + len(rows[-1][7]) + 400
         _check_size("the list of tasks", size)

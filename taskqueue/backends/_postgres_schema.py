@@ -80,7 +80,7 @@ def quoted(schema: str) -> str:
     Raises:
         InvalidArgument: It is not 1 to 50 lower-case letters, digits and underscores, beginning with no digit.
     """
-    if not isinstance(schema, str) or not re.fullmatch("[a-z_][a-z0-9_]{0,49}", schema) or schema.startswith("pg_"):
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,49}", schema) or schema.startswith("pg_"):
         raise InvalidArgument(
             "schema",
             schema,

@@ -175,8 +175,8 @@ class Session:
         await self._drain()
         if self._timer is not None:
             self._timer.cancel()
-        if self._connection is not None:
-            await self._connection.close()
+        self._drop_connection()
+        await asyncio.sleep(0)  # the event loop closes the socket in its next turn
         self.closed = True
         if not self._guardian.ag_running:
             await self._guardian.aclose()

@@ -138,7 +138,7 @@ class PostgresBackend:
         )
 
     async def connect(self) -> None:
-        """Connect to the server, creating the tables if they are missing. See :meth:`taskqueue.backend.Backend.connect`.
+        """Connect, creating the tables if they are missing. See :meth:`taskqueue.backend.Backend.connect`.
 
         Processes that connect to a new store at the same time wait for each other.
 
