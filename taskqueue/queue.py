@@ -548,7 +548,7 @@ class TaskQueue:
         """Store a new task that makes the same call as one that has ended, and return the new task's id.
 
         An ended task is never revived: it stays as it is, with its outcome, and the new one begins with no attempts.
-        The payload is copied as it is stored, context included; nothing is loaded, so no code runs. If this is
+        The payload is copied as it is stored, context and timeout included; nothing is loaded, so no code runs. If this is
         interrupted, the new task may have been stored.
 
         Args:

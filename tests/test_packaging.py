@@ -34,6 +34,12 @@ def test_the_wheel_holds_the_three_parts_and_nothing_else(wheel: Path) -> None:
         assert needed in names
 
 
+def test_the_wheel_installs_the_command(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    assert "[console_scripts]\ntaskqueue = taskqueue.cli:main\n" in archive.read(name).decode()
+
+
 def test_the_main_job_runs_from_the_wheel_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     bin_folder = tmp_path / "venv" / "bin"

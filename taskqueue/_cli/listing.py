@@ -40,7 +40,7 @@ _NARROWEST_NOTE: Final = 8
     help="Only tasks that are pending, running, success, failed or cancelled.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default="50", help="Show at most N tasks."
+    "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Show at most N tasks."
 )
 @click.option(
     "--newest", is_flag=True, help="Show the tasks enqueued last; this reads through all of the listing to its end."

@@ -127,7 +127,7 @@ def _print_task(store: Store, task: Task, now: datetime, loaded: dict[str, Any],
         lines.append(Text.assemble((stamp, "dim"), text.replace("\n", "\n" + " " * _STAMP_WIDTH)))
         if failure is not None and with_traceback:
             trace = failure.traceback or "(there is no stack trace)"
-            lines.extend(Text(" " * _STAMP_WIDTH + line) for line in printable(trace).splitlines())
+            lines.extend(Text(f"    {line}") for line in printable(trace).splitlines())
     for line in lines:
         on.print(line, soft_wrap=True)
 

@@ -44,7 +44,7 @@ def short(duration: timedelta) -> str:
         if seconds >= size:
             rest = seconds % size // smaller
             return f"{seconds // size:.0f}{unit}" + (f"{rest:.0f}{smaller_unit}" if rest else "")
-    return f"{int(seconds * 10) / 10}s" if seconds < _TENTHS_BELOW else f"{int(seconds)}s"
+    return f"{int(seconds * 10) / 10}s" if 0 < seconds < _TENTHS_BELOW else f"{int(seconds)}s"
 
 
 def due(available_at: datetime, now: datetime) -> str:

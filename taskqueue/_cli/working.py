@@ -45,7 +45,7 @@ logger = logging.getLogger("taskqueue.cli")
     type=click.IntRange(min=1),
     metavar="N",
     default=10,
-    show_default="10",
+    show_default=True,
     help="How many tasks run at a time; also the number of threads.",
 )
 @click.option(
@@ -133,10 +133,15 @@ async def _run(works: Worker, store: Store, *, burst: bool) -> None:
         await _work(works, store, burst=burst)
     except TaskQueueError as error:
         logger.debug("in full:", exc_info=error)
-        if works.abandoned:
-            Failed(str(error)).show()
-            _leave(Status.ERROR)
-        raise
+        if not works.abandoned:
+            raise
+        Failed(str(error)).show()
+        _leave(Status.ERROR)
+    except Exception:
+        if not works.abandoned:
+            raise
+        logger.exception("the worker has crashed")
+        _leave(Status.ERROR)
     if works.abandoned:
         logger.error("ending the process under what cannot be interrupted: %s", ", ".join(works.abandoned))
         _leave(Status.ABANDONED)
