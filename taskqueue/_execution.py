@@ -106,6 +106,8 @@ class Execution:
                 awaitable: Awaitable[Any] = outcome.value
                 return Returned(await awaitable)
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop; it is this task's outcome
+            if self._job is not None:
+                self._job.add_done_callback(_discard)
             return Raised(error)
         return outcome
 
@@ -115,6 +117,13 @@ class Execution:
             return Returned(call.func(*call.args, **call.kwargs))
         except BaseException as error:  # noqa: BLE001 - as above; and a StopIteration cannot cross a future
             return Raised(error)
+
+
+def _discard(job: "Future[Returned | Raised]") -> None:
+    """Close a coroutine that nobody will await, because its attempt was interrupted before the function returned it."""
+    outcome = None if job.cancelled() else job.result()
+    if isinstance(outcome, Returned) and inspect.iscoroutine(outcome.value):
+        outcome.value.close()
 
 
 def is_async(func: Callable[..., Any]) -> bool:

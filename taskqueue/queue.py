@@ -590,7 +590,8 @@ class TaskQueue:
     async def purge(self, older_than: timedelta | None = None, *, finished_before: datetime | None = None) -> int:
         """Remove tasks that ended long ago, with their results. Pass exactly one of the arguments.
 
-        Tasks that have not ended are never removed. Works in batches, so other calls go on beside it.
+        Until then ended tasks and their results are kept, however old. Tasks that have not ended are never removed.
+        Works in batches, so other calls go on beside it.
 
         Args:
             older_than: Remove what ended longer ago than this, by the queue's clock.

@@ -33,6 +33,7 @@ class World:
     def __init__(self) -> None:
         self.log: list[Any] = []
         self.release = threading.Event()
+        self.began = threading.Event()
         self.in_flight = threading.Event()
         self.extensions = 0
         self.failures_left = 0
@@ -52,6 +53,7 @@ def new_world() -> Iterator[None]:
 
 
 async def block_the_loop(seconds: float) -> str:
+    world.began.set()
     world.log.append("began")
     time.sleep(seconds)  # noqa: ASYNC251 - blocking the loop is the point
     world.log.append("ended")
@@ -59,6 +61,7 @@ async def block_the_loop(seconds: float) -> str:
 
 
 def sleep_in_a_thread(seconds: float) -> str:
+    world.began.set()
     world.log.append("began")
     time.sleep(seconds)
     world.log.append("ended")
@@ -141,11 +144,8 @@ def test_a_task_of_three_leases_runs_once(run: Run, tmp_path: Path, *, func: Any
     async def main() -> None:
         async with TaskQueue(SQLiteBackend(tmp_path / "q.db") if durable else MemoryBackend()) as queue:
             task_id = await queue.enqueue(func, 3 * LEASE.total_seconds(), max_retries=3)
-            worker = Worker(queue, lease=LEASE)
-            running = asyncio.create_task(worker.run_until_idle())
-            await until(lambda: world.log)
-            with onlooker(queue):
-                await running
+            with onlooker(queue, after=world.began):
+                await Worker(queue, lease=LEASE).run_until_idle()
             assert world.log == ["began", "ended"]
             task = await queue.get_task(task_id)
             assert (task.status, task.attempts, task.failures) == ("success", 1, ())

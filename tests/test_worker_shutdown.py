@@ -1,6 +1,7 @@
 """The grace period, what is interrupted after it, and signals."""
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
@@ -163,6 +164,29 @@ def test_without_grace_everything_is_interrupted_at_once(run: Run, queue: TaskQu
         await running
         error = "interrupted: the worker was stopped and its grace period of 0 s was over before the task had ended"
         assert (await queue.get_result(task_id, 0)).error == error
+
+    run(main())
+
+
+def block_and_return_a_coroutine() -> Any:
+    block()
+    return note("not to run")
+
+
+def test_a_coroutine_that_an_interrupted_function_returns_is_not_run(run: Run, queue: TaskQueue) -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> None:
+        await queue.enqueue(block_and_return_a_coroutine)
+        worker = Worker(queue, grace=timedelta(0))
+        running = asyncio.create_task(worker.run())
+        await until(lambda: world.log)
+        worker.stop()
+        await running
+        world.release.set()
+        await until(lambda: set(threading.enumerate()) == before)
+        gc.collect()  # a coroutine that was never awaited would warn here
+        assert world.log == ["began"]
 
     run(main())
 
