@@ -476,8 +476,8 @@ def test_ctrl_c_interrupts_a_call_and_the_queue_goes_on(path: Path) -> None:
     process = start(
         path,
         "task_id = queue.enqueue(print)",
-        "print('waiting', flush=True)",
         "try:",
+        "    print('waiting', flush=True)",
         "    queue.get_result(task_id)",
         "except KeyboardInterrupt:",
         "    thread = queue._here[os.getpid()].thread",
