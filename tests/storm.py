@@ -401,7 +401,7 @@ class Storm:
                 self._workers[place] = self._worker()
 
     def _missing(self) -> int:
-        return self.tasks - sum(line["what"] == "enqueued" for line in lines_of(self.plan.acknowledged))
+        return self.tasks - sum(1 for line in lines_of(self.plan.acknowledged) if line["what"] == "enqueued")
 
     def _next_producer(self, seconds: float) -> BaseProcess | None:
         missing = self._missing()

@@ -46,7 +46,14 @@ def failure(attempt: int, *, last: bool = False) -> Failure:
 
 
 def record(task_id: str, status: TaskStatus, **fields: Any) -> Task:
-    given = {"payload": b"", "enqueued_at": T0, "available_at": T0, "max_retries": 3, "finished_at": T0, "attempts": 1}
+    given: dict[str, Any] = {
+        "payload": b"",
+        "enqueued_at": T0,
+        "available_at": T0,
+        "max_retries": 3,
+        "finished_at": T0,
+        "attempts": 1,
+    }
     return Task(**{"id": task_id, "status": status} | given | fields)
 
 

@@ -27,6 +27,19 @@ _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PRIMARY_CODE: Final = 0xFF
+_LOCKED_ADVICE: Final = "another program has kept it locked for longer than busy_timeout; the call may be repeated"
+_WHAT_TO_DO: Final = {
+    sqlite3.SQLITE_BUSY: _LOCKED_ADVICE,
+    sqlite3.SQLITE_LOCKED: _LOCKED_ADVICE,
+    sqlite3.SQLITE_FULL: "make room on its disk, and repeat the call; nothing has changed",
+    sqlite3.SQLITE_IOERR: "the system could not read or write it: look at the disk, its free room, and limits",
+    sqlite3.SQLITE_READONLY: "make the file and its directory writable for this user",
+    sqlite3.SQLITE_PERM: "make the file and its directory writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "make the file and its directory readable and writable for this user",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop everything that uses it, and restore a copy, or save what can "
+    "be saved with the command .recover of sqlite3",
+    sqlite3.SQLITE_NOTADB: "the file is damaged, or something else: stop everything that uses it, and restore a copy",
+}
 _RETRY_SECONDS: Final = 0.01
 
 # POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
@@ -78,6 +91,13 @@ class StoreFile:
             try:
                 _patiently(lambda: _prepare(self.db, path, synchronous), busy_timeout)
                 self.db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
+                self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
+                # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
+                self._in_use = {
+                    name: found
+                    for name in (path, f"{path}-wal", f"{path}-shm")
+                    if (found := _identity_of(name)) is not None
+                }
             except BaseException:
                 self.db.close()
                 raise
@@ -89,14 +109,18 @@ class StoreFile:
             raise
         _FILES.add(self)
 
-    def check_present(self) -> None:
-        """Raise StoreUnavailable if the path no longer leads to the open file: what is written would be lost."""
-        try:
-            found = Path(self.path).stat()
-        except OSError as error:
-            raise StoreUnavailable(self.path, f"{error.strerror}; the file was removed while it was open") from error
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise StoreUnavailable(self.path, "the file was replaced by another while it was open; connect again")
+    def check_in_place(self) -> None:
+        """Raise StoreUnavailable if one of the open files has been taken away: what is written would be lost."""
+        for name, identity in self._in_use.items():
+            found = _identity_of(name)
+            if found == identity:
+                continue
+            what = "removed" if found is None else "replaced by another"
+            raise StoreUnavailable(
+                self.path,
+                f"{name} was {what} while it was open. Put the file back, or close this handle and connect again (a "
+                "worker: restart it). Move or restore a store only while nobody has it open",
+            )
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -110,6 +134,14 @@ class StoreFile:
 _NOWHERE: Final = Identity(-1, -1)
 
 
+def _identity_of(name: str) -> Identity | None:
+    try:
+        found = os.stat(name)  # noqa: PTH116 - for each call of a method, and a Path costs more than the question
+    except OSError:
+        return None
+    return Identity(found.st_dev, found.st_ino)
+
+
 def _close_inherited() -> None:
     for file in list(_FILES):
         file.close()
@@ -120,10 +152,10 @@ in_child(_close_inherited)
 
 def unavailable(path: str, error: Exception) -> StoreUnavailable:
     """Return what to raise in place of an error of SQLite's, or one about what is stored."""
-    if is_busy(error):
-        return StoreUnavailable(path, f"{error}: another program has kept it locked for longer than busy_timeout")
     name = getattr(error, "sqlite_errorname", None)
-    return StoreUnavailable(path, f"{error} ({name})" if name else str(error))
+    reason = f"{error} ({name})" if name else str(error)
+    advice = _WHAT_TO_DO.get((getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE)
+    return StoreUnavailable(path, f"{reason}; {advice}" if advice else reason)
 
 
 def is_busy(error: Exception) -> bool:

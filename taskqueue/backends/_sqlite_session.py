@@ -157,13 +157,14 @@ class Session:
     def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int, bool, Sequence[Any]]:
         """Run in the thread."""
         file = self._thread.file
-        file.check_present()
+        file.check_in_place()
         # Before the operations: a change that comes after it was read must not count as seen.
         (version,) = file.db.execute("PRAGMA data_version").fetchone()
         changes = file.db.total_changes
         outcomes = execute(file.db, operations)
         changed = file.db.total_changes != changes
         if changed:
+            file.check_in_place()  # before anything is acknowledged
             announce(self._store)
         return version, changed, outcomes
 

@@ -31,6 +31,10 @@ class SQLiteBackend:
     A file that is missing is created by ``connect``, readable and writable by its owner only, and its absolute path
     is logged at level INFO by the logger ``taskqueue.backends.sqlite``. The directory must exist.
 
+    A call raises StoreUnavailable, and acknowledges nothing, once the file, its log (``-wal``) or the log's index
+    (``-shm``) has been removed or replaced while it was open. What was acknowledged before a log was removed is kept
+    by closing all handles on it. Move or restore a store only while nobody has it open.
+
     Args:
         path: The file. A relative path is resolved now, against the working directory.
         synchronous: ``"FULL"`` keeps what was acknowledged even if the machine loses power. With ``"NORMAL"`` that

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_change_by_another_program_ends_a_wait_at_once(path: Path) -> None:
     async def main() -> None:
         backend = await opened(path)
         with other_program(path) as db:
-            took = [await time_of_wait(backend, lambda name=str(n): insert(db, name)) for n in range(9)]
+            took = [await time_of_wait(backend, partial(insert, db, str(n))) for n in range(9)]
         assert sorted(took)[4] < SOON_S, took
         await backend.close()
 
@@ -83,7 +84,7 @@ def test_the_log_may_begin_anew(path: Path) -> None:
             for number in range(9):
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 await backend.counts()
-                took.append(await time_of_wait(backend, lambda name=str(number): insert(db, name)))
+                took.append(await time_of_wait(backend, partial(insert, db, str(number))))
         assert sorted(took)[4] < SOON_S, took
         await backend.close()
 
@@ -120,7 +121,7 @@ def test_without_the_kernels_notice_a_change_is_seen_a_little_later(
     async def main() -> None:
         backend = await opened(path)
         with other_program(path) as db:
-            took = [await time_of_wait(backend, lambda name=str(n): insert(db, name)) for n in range(3)]
+            took = [await time_of_wait(backend, partial(insert, db, str(n))) for n in range(3)]
         assert sorted(took)[1] < 3 * _sqlite_lookout._SAFETY_SECONDS, took
         await backend.close()
 
@@ -135,7 +136,7 @@ def test_an_event_loop_that_watches_no_descriptors_will_do(path: Path, monkeypat
         monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", add_reader)
         backend = await opened(path)
         with other_program(path) as db:
-            assert await time_of_wait(backend, lambda: insert(db, "a")) < 5
+            assert await time_of_wait(backend, partial(insert, db, "a")) < 5
         await backend.close()
 
     asyncio.run(main())
@@ -245,7 +246,7 @@ def test_an_event_loop_that_is_closed_while_somebody_waits_leaves_nothing_open(p
         await backend.connect()
         with other_program(path) as db:
             name = os.urandom(4).hex()
-            assert await time_of_wait(backend, lambda: insert(db, name)) < 5
+            assert await time_of_wait(backend, partial(insert, db, name)) < 5
         await backend.close()
 
     def cycle() -> None:
@@ -273,7 +274,7 @@ def test_a_forked_child_leaves_the_parents_notices_alone(path: Path) -> None:
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         assert status == 0
         with other_program(path) as db:
-            took = [await time_of_wait(backend, lambda name=str(n): insert(db, name)) for n in range(3)]
+            took = [await time_of_wait(backend, partial(insert, db, str(n))) for n in range(3)]
         assert sorted(took)[1] < SOON_S, took
         await backend.close()
 
