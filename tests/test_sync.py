@@ -272,6 +272,25 @@ def test_close_ends_the_calls_of_other_threads(queue: SyncTaskQueue) -> None:
         waiting[1].exception(SECONDS)
 
 
+def test_what_was_acknowledged_before_close_is_stored_and_nothing_else(path: Path) -> None:
+    queue = SyncTaskQueue(SQLiteBackend(path))
+    acknowledged: list[str] = []
+
+    def enqueue_until_closed() -> None:
+        with suppress(NotConnected):
+            while True:
+                acknowledged.append(queue.enqueue(add, 1))
+
+    with ThreadPoolExecutor(6) as pool:
+        enqueuing = [pool.submit(enqueue_until_closed) for _ in range(6)]
+        until(lambda: len(acknowledged) > 20)
+        queue.close()
+        for each in enqueuing:
+            each.result(SECONDS)
+    with queue:
+        assert sorted(task.id for task in queue.tasks()) == sorted(acknowledged)
+
+
 def test_a_call_of_its_own_thread_is_a_clear_error_and_no_deadlock() -> None:
     errors: list[BaseException] = []
 
