@@ -1,9 +1,13 @@
 """The storm in short, and that it can fail."""
 
 import dataclasses
+import random
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,17 @@ def run_storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
+def keep_the_lock(url: str, rng: random.Random, ended: threading.Event) -> None:
+    """Chaos: another program keeps the store locked for some time, again and again."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=30)) as db:
+        while not ended.wait(rng.uniform(0, 0.5)):
+            db.execute("BEGIN IMMEDIATE")
+            ended.wait(rng.uniform(0, 0.3))
+            db.execute("COMMIT")
+
+
 def test_a_short_storm_loses_nothing() -> None:
-    done = run_storm("--seconds", "3", "--tasks", "200", "--seed", "1")
+    done = run_storm("--seconds", "3", "--tasks", "200", "--seed", "1", "--chaos", "test_storm:keep_the_lock")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every task is accounted for" in done.stdout
 

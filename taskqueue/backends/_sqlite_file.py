@@ -93,11 +93,11 @@ class StoreFile:
                 self.db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
                 self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
                 # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
-                self._in_use = {
-                    name: found
-                    for name in (path, f"{path}-wal", f"{path}-shm")
+                self._in_use = [(path, self._identity)] + [
+                    (name, found)
+                    for name in (f"{path}-wal", f"{path}-shm")
                     if (found := _identity_of(name)) is not None
-                }
+                ]
             except BaseException:
                 self.db.close()
                 raise
@@ -110,17 +110,13 @@ class StoreFile:
         _FILES.add(self)
 
     def check_in_place(self) -> None:
-        """Raise StoreUnavailable if one of the open files has been taken away: what is written would be lost."""
-        for name, identity in self._in_use.items():
-            found = _identity_of(name)
-            if found == identity:
-                continue
-            what = "removed" if found is None else "replaced by another"
-            raise StoreUnavailable(
-                self.path,
-                f"{name} was {what} while it was open. Put the file back, or close this handle and connect again (a "
-                "worker: restart it). Move or restore a store only while nobody has it open",
-            )
+        """Raise StoreUnavailable if the file, its log or the log's index is not there: what is written may be lost."""
+        for name, identity in self._in_use:
+            _check_identity(self.path, name, identity)
+
+    def check_present(self) -> None:
+        """Raise StoreUnavailable if the file is not there: what was written just now may be lost."""
+        _check_identity(self.path, self.path, self._identity)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -140,6 +136,17 @@ def _identity_of(name: str) -> Identity | None:
     except OSError:
         return None
     return Identity(found.st_dev, found.st_ino)
+
+
+def _check_identity(path: str, name: str, identity: Identity) -> None:
+    found = _identity_of(name)
+    if found != identity:
+        what = "removed" if found is None else "replaced by another"
+        raise StoreUnavailable(
+            path,
+            f"{name} was {what} while it was open. Put the file back, or close this handle and connect again (a "
+            "worker: restart it). Move or restore a store only while nobody has it open",
+        )
 
 
 def _close_inherited() -> None:

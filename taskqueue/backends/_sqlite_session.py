@@ -164,7 +164,7 @@ class Session:
         outcomes = execute(file.db, operations)
         changed = file.db.total_changes != changes
         if changed:
-            file.check_in_place()  # before anything is acknowledged
+            file.check_present()  # before anything is acknowledged
             announce(self._store)
         return version, changed, outcomes
 

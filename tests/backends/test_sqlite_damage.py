@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from taskqueue import IncompatibleStore, StoreUnavailable, Task, TaskQueue, TaskStatus, Worker
+from taskqueue.backends._sqlite_file import StoreFile
 from taskqueue.backends.sqlite import SQLiteBackend
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
@@ -121,6 +122,24 @@ def test_nothing_is_acknowledged_once_a_file_is_taken_away(
                 await call
             assert said in str(refused.value)
             assert refused.value.location == str(path)
+        await backend.close()
+
+    asyncio.run(main())
+
+
+@POSIX
+def test_a_file_that_is_taken_away_during_a_call_fails_the_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        backend = await opened(path)
+        check = StoreFile.check_in_place
+
+        def check_and_take_away(file: StoreFile) -> None:
+            check(file)
+            path.unlink()
+
+        monkeypatch.setattr(StoreFile, "check_in_place", check_and_take_away)
+        with pytest.raises(StoreUnavailable, match="removed"):
+            await backend.enqueue([new("a")])
         await backend.close()
 
     asyncio.run(main())
