@@ -1,16 +1,20 @@
 """Fixtures that the tests of several modules share."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Callable, Coroutine
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from taskqueue import TaskQueue
 from taskqueue.backends.memory import MemoryBackend
+from taskqueue_conformance.postgres_server import PostgresServer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the commands that are tested: import storm
 
@@ -63,3 +67,33 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
         return asyncio.run(checked())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the tests' own, which may be restarted; one for each process of xdist."""
+    server = PostgresServer.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """A database of PostgreSQL: that of TASKQUEUE_TEST_POSTGRES, or else on the tests' own server."""
+    given = os.environ.get("TASKQUEUE_TEST_POSTGRES")
+    return given or str(request.getfixturevalue("postgres_server").url)
+
+
+@pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[str]:
+    """The URL of a new, empty store in PostgreSQL."""
+    schema = f"test_{uuid.uuid4().hex[:16]}"
+    separator = "&" if "?" in postgres_url else "?"
+    yield f"{postgres_url}{separator}schema={schema}"
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await connection.close()
+
+    asyncio.run(drop())

@@ -7,13 +7,16 @@ import pytest
 
 from taskqueue.backend import Backend
 from taskqueue.backends.memory import MemoryBackend
+from taskqueue.backends.postgres import PostgresBackend
 from taskqueue.backends.sqlite import SQLiteBackend
 
 Scenario = Callable[[Backend], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "postgres":
+        return PostgresBackend.from_url(request.getfixturevalue("postgres_store"))
     return MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "tasks.db")
 
 
