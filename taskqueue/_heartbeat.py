@@ -209,12 +209,12 @@ class Heartbeat:
         with self._lock:
             held = self._held.copy()
         since = self._claiming_since
-        if since is None:
-            self._unanswered.clear()
-        else:
+        if since is not None:
             self._claiming_for += 1
         # At its first beat a claim in flight has most of its lease left, and nearly always its answer is on its way.
         in_flight = since is not None and self._claiming_for > 1
+        if not in_flight:
+            self._unanswered.clear()
         if not (held or in_flight) or self._stall.stalled():
             return
         queue = await self._connected()

@@ -163,14 +163,16 @@ class Worker:
             purge_after=self.purge_after,
         )
         running = Run(self.queue, settings)
-        with stopping_on_signals(self.stop) if handle_signals else contextlib.nullcontext():
-            self._running = running
-            try:
+        self._running = running
+        if self._stopped:  # by a thread, since it was asked above
+            running.stop()
+        try:
+            with stopping_on_signals(self.stop) if handle_signals else contextlib.nullcontext():
                 await running.serve(until_idle=until_idle)
-            finally:
-                self._running = None
-                self._interrupted = tuple(running.interrupted)
-                self._abandoned = tuple(running.abandoned)
+        finally:
+            self._running = None
+            self._interrupted = tuple(running.interrupted)
+            self._abandoned = tuple(running.abandoned)
 
 
 def _ten_times(lease: timedelta) -> timedelta:

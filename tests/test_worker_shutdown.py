@@ -223,7 +223,7 @@ def test_a_coroutine_that_ignores_its_interruption_does_not_keep_the_worker(
         assert error.endswith("while the coroutine ran, which ignored its cancellation and goes on")
         assert (worker.interrupted, worker.abandoned) == ((task_id,), (task_id,))
         world.release.set()
-        await until(lambda: len(asyncio.all_tasks()) == 2)
+        await until(lambda: not any(task.get_name().startswith("taskqueue") for task in asyncio.all_tasks()))
 
     run(main())
 
