@@ -44,6 +44,7 @@ DEFAULT_LEASE: Final = timedelta(seconds=30)
 _SHORTEST_DELAY: Final = timedelta(microseconds=1)
 _RESULT_POLL_SECONDS: Final = 1.0
 _SECONDS_PER_LOOK: Final = 0.001
+_LOOKS_AT_ONCE: Final = 3
 _PAGE: Final = 500
 
 
@@ -437,6 +438,7 @@ class TaskQueue:
         if (result := await self._look(backend, task_id)) is not None or seconds == 0:
             return result
         self._waiters += 1
+        looks = 0
         try:
             while True:
                 remaining = math.inf if deadline is None else deadline - loop.time()
@@ -447,8 +449,11 @@ class TaskQueue:
                         return result
                     await change
                 # Any change wakes every waiter, so they share a rate of 1,000 looks a second: many of them would
-                # otherwise keep the store too busy to do the work that they wait for.
-                rest = min(self._waiters * _SECONDS_PER_LOOK, _RESULT_POLL_SECONDS)
+                # otherwise keep the store too busy to do the work that they wait for. One alone looks at once at
+                # first, since on a quiet store the changes are those of its task.
+                looks += 1
+                hurry = self._waiters == 1 and looks <= _LOOKS_AT_ONCE
+                rest = 0 if hurry else min(self._waiters * _SECONDS_PER_LOOK, _RESULT_POLL_SECONDS)
                 if deadline is not None:
                     rest = min(rest, max(deadline - loop.time(), 0))
                 await asyncio.sleep(rest)
