@@ -152,8 +152,6 @@ class Worker:
         if self._running is not None:
             raise TaskQueueError("this worker runs already; make another one to run beside it")
         self._interrupted = self._abandoned = ()
-        if self._stopped:
-            return
         settings = Settings(
             concurrency=self.concurrency,
             lease=self.lease,
@@ -164,9 +162,10 @@ class Worker:
         )
         running = Run(self.queue, settings)
         self._running = running
-        if self._stopped:  # by a thread, since it was asked above
-            running.stop()
         try:
+            # Asked now that `stop`, called by a thread or by a signal, would find the run.
+            if self._stopped:
+                return
             with stopping_on_signals(self.stop) if handle_signals else contextlib.nullcontext():
                 await running.serve(until_idle=until_idle)
         finally:
