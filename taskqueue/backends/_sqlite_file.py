@@ -93,9 +93,10 @@ class StoreFile:
                 self.db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
                 self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
                 # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
+                real = os.path.realpath(path)  # beside which SQLite has put them
                 self._in_use = [(path, self._identity)] + [
                     (name, found)
-                    for name in (f"{path}-wal", f"{path}-shm")
+                    for name in (f"{real}-wal", f"{real}-shm")
                     if (found := _identity_of(name)) is not None
                 ]
             except BaseException:

@@ -25,7 +25,7 @@ class LogWatch:
     A write is told of before its transaction is visible: the commit follows, perhaps only after a sync of the disk.
 
     Args:
-        path: The store's file. It must be open, so that its log is there.
+        path: The store's file, without symbolic links. It must be open, so that its log is there.
 
     Raises:
         OSError: There is no inotify here, or the user has no more of it (``fs.inotify.max_user_instances``).

@@ -35,13 +35,12 @@ class Lookout:
     every ``_WAKE_SECONDS``, until there is a pause or a change of their own.
 
     Args:
-        path: The path that the files were opened by.
-        store: The name under which changes in this process are announced.
+        store: The file, without symbolic links: where its log lies, and the name under which changes in this process
+            are announced.
         submit: Queues an operation of the session; one that has been run is told to :meth:`see`.
     """
 
-    def __init__(self, path: str, store: str, submit: _Submit) -> None:
-        self._path = path
+    def __init__(self, store: str, submit: _Submit) -> None:
         self._store = store
         self._submit = submit
         self._loop = asyncio.get_running_loop()
@@ -123,7 +122,7 @@ class Lookout:
 
     def _open_watch(self, _: Any) -> LogWatch | None:
         try:
-            return LogWatch(self._path)
+            return LogWatch(self._store)
         except OSError:
             return None
 

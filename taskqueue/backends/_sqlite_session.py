@@ -46,7 +46,7 @@ class Session:
         self._thread = FileThread(opener)
         self._calls: deque[_Call] = deque()
         self._drainer: asyncio.Task[None] | None = None
-        self._lookout = Lookout(path, self._store, self.submit)
+        self._lookout = Lookout(self._store, self.submit)
         self._connecting = 0
         self._connected = False
         self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running

@@ -171,6 +171,23 @@ def test_connecting_again_brings_back_all_after_the_log_or_its_index_was_removed
 
 
 @POSIX
+def test_the_log_lies_beside_the_file_and_not_beside_a_link_to_it(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+
+    async def main() -> None:
+        backend = await opened(link)
+        await backend.enqueue([new("a")])
+        await asyncio.to_thread(log_of(path).unlink)
+        with pytest.raises(StoreUnavailable, match=r"tasks\.db-wal was removed"):
+            await backend.enqueue([new("b")])
+        await backend.close()
+
+    fill(path)
+    asyncio.run(main())
+
+
+@POSIX
 def test_a_file_that_is_put_back_is_used_again(path: Path) -> None:
     async def main() -> None:
         backend = await opened(path)
