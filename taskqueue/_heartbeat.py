@@ -133,6 +133,22 @@ class Heartbeat:
         """Tell whether this claim is extended."""
         return claim in self._held
 
+    def held(self) -> dict[Claim, Holder]:
+        """Return the claims that are extended, and who runs what they took."""
+        with self._lock:
+            return self._held.copy()
+
+    def lose(self, claim: Claim, holder: Holder) -> None:
+        """End what runs under a claim that is not held any more. Callable from both threads."""
+        with self._lock:
+            if self._held.get(claim) is not holder:
+                return  # it has ended meanwhile
+            del self._held[claim]
+        # At once, for a function in a thread: the loop may be blocked.
+        holder.cancellation.requested = True
+        with suppress(RuntimeError):  # the worker's event loop was closed
+            self._home.call_soon_threadsafe(holder.lose)
+
     @contextmanager
     def claiming(self) -> Iterator[None]:
         """Inside, tasks are claimed: they are extended even if something blocks the loop before they are known here."""
@@ -206,8 +222,7 @@ class Heartbeat:
                 logger.warning("leases are extended again")
 
     async def _beat(self) -> None:
-        with self._lock:
-            held = self._held.copy()
+        held = self.held()
         since = self._claiming_since
         if since is not None:
             self._claiming_for += 1
@@ -221,7 +236,7 @@ class Heartbeat:
         kept = await self._extended(queue, list(held))
         for claim, holder in held.items():
             if claim not in kept:
-                self._lost(claim, holder)
+                self.lose(claim, holder)
         if since is not None and in_flight:
             self._unanswered |= await self._claimed_since(queue, since)
             await self._extended(queue, list(self._unanswered))
@@ -260,19 +275,8 @@ class Heartbeat:
             and task.lease_expires_at == later(task.started_at, self._lease)
         }
 
-    def _lost(self, claim: Claim, holder: Holder) -> None:
-        with self._lock:
-            if self._held.get(claim) is not holder:
-                return  # it has ended meanwhile
-            del self._held[claim]
-        # At once, for a function in a thread: the loop may be blocked.
-        holder.cancellation.requested = True
-        with suppress(RuntimeError):  # the worker's event loop was closed
-            self._home.call_soon_threadsafe(holder.lose)
-
     def _described(self, task: asyncio.Task[Any]) -> str:
-        with self._lock:
-            held = self._held.copy()
+        held = self.held()
         for (task_id, attempt), holder in held.items():
             if holder.is_run_by(task):
                 return f"attempt {attempt} of task {task_id}"

@@ -15,14 +15,16 @@ from taskqueue._hint import watching
 from taskqueue._recovery import Recovery
 from taskqueue._text import error_text
 from taskqueue._upkeep import regularly
-from taskqueue.errors import TaskQueueError
+from taskqueue.errors import TaskNotFound, TaskQueueError
 from taskqueue.queue import TaskQueue
+from taskqueue.status import TaskStatus
 
 logger = logging.getLogger("taskqueue.worker")
 
 _FIRST_REST: Final = 0.1
 _SHORTEST_WAIT: Final = 0.001
 _PURGES_PER_PERIOD: Final = 10
+_SECONDS_BETWEEN_LOOKS: Final = 0.5
 _SECONDS_BETWEEN_PURGES: Final = (60.0, 3600.0)
 
 
@@ -62,6 +64,7 @@ class Run:
         self._heartbeat = Heartbeat(
             queue, lease=settings.lease, stall_timeout=settings.stall_timeout, on_crash=self._crashed
         )
+        self._changed = asyncio.Event()
         self._purged: asyncio.Future[None] = self._loop.create_future()
 
     def stop(self) -> None:
@@ -145,6 +148,7 @@ class Run:
                 return
             await self._first_of(change, *self._attempts, *self._leftovers)
             if change.done():
+                self._changed.set()
                 await change
 
     async def _first_of(self, *others: asyncio.Task[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
@@ -221,6 +225,9 @@ class Run:
 
     async def _end_within_grace(self) -> None:
         seconds = self._settings.grace.total_seconds()
+        if self._busy:
+            running = len(self._attempts) + len(self._leftovers)
+            logger.info("claiming no more; %d running tasks have %g s to end", running, seconds)
         await self._all_ended(seconds)
         await self._interrupt(f"the worker was stopped and its grace period of {seconds:g} s was over")
 
@@ -267,10 +274,27 @@ class Run:
             least, most = _SECONDS_BETWEEN_PURGES
             seconds = max(least, min(purge_after.total_seconds() / _PURGES_PER_PERIOD, most))
             jobs.append(("purging", self._purge, seconds))
+        looking = regularly(
+            "looking for tasks that were cancelled", self._drop_lost, _SECONDS_BETWEEN_LOOKS, when=self._changed
+        )
         return [
-            self._loop.create_task(regularly(what, do, seconds), name=f"taskqueue-{what.split()[0]}")
-            for what, do, seconds in jobs
+            self._loop.create_task(looking, name="taskqueue-changes"),
+            *(
+                self._loop.create_task(regularly(what, do, seconds), name=f"taskqueue-{what.split()[0]}")
+                for what, do, seconds in jobs
+            ),
         ]
+
+    async def _drop_lost(self) -> None:
+        """Notice claims that were lost before the heartbeat does. It only reads, so it wakes no other worker."""
+        for claim, holder in self._heartbeat.held().items():
+            try:
+                task = await self._queue.get_task(claim[0])
+            except TaskNotFound:
+                self._heartbeat.lose(claim, holder)
+                continue
+            if task.status is not TaskStatus.RUNNING or task.attempts != claim[1]:
+                self._heartbeat.lose(claim, holder)
 
     async def _purge(self) -> None:
         try:

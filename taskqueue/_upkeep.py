@@ -10,14 +10,19 @@ from taskqueue.errors import NotConnected
 logger = logging.getLogger("taskqueue.worker")
 
 
-async def regularly(what: str, do: Callable[[], Awaitable[object]], seconds: float) -> None:
+async def regularly(
+    what: str, do: Callable[[], Awaitable[object]], seconds: float, *, when: asyncio.Event | None = None
+) -> None:
     """Call ``do`` at once, and again each time this many seconds on the event loop's clock after it has ended.
 
-    What it raises is logged, once until it succeeds again. Ends only by
-    cancellation, and when the queue is closed.
+    With ``when`` it is called only once this is set, which clears it. What it raises is logged, once until it succeeds
+    again. Ends only by cancellation, and when the queue is closed.
     """
     failing = False
     while True:
+        if when is not None:
+            await when.wait()
+            when.clear()
         try:
             await do()
         except NotConnected:

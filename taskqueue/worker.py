@@ -24,8 +24,8 @@ class Worker:
     worker of a queue the same lease.
 
     **Lost claims.** A claim that was lost (its task was cancelled, recovered by another worker, or purged) is noticed
-    with the next heartbeat. Its coroutine is cancelled and its outcome dropped; a function in a thread finds
-    ``current_task().cancelled`` true.
+    with the next heartbeat, or about half a second after a change of the store while the worker has free places. Its
+    coroutine is cancelled and its outcome dropped; a function in a thread finds ``current_task().cancelled`` true.
 
     **Recovery.** Every worker looks for expired leases of others five times per lease, and records a failed attempt
     for one that three looks in a row have seen unchanged. So a task whose worker has died is recovered after 1.6
@@ -112,7 +112,7 @@ class Worker:
 
         Args:
             handle_signals: Call ``stop`` on the first SIGTERM or SIGINT; the second one, of either kind, ends the
-                process at once, as if nobody handled it. The handlers that were there before are back when this
+                process at once, as if nobody handled it, unless it comes within a tenth of a second. The handlers that were there before are back when this
                 returns. A task that blocks the event loop in Python delays nothing of this; while a call into C code
                 that never returns has the main thread, the first signal waits, and only SIGKILL ends the process.
 

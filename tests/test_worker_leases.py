@@ -285,6 +285,27 @@ def test_the_coroutine_of_a_lost_claim_is_cancelled_and_its_outcome_dropped(
     assert "the outcome of attempt 1 is dropped: its claim was lost" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["cancelled", "purged"])
+def test_a_worker_with_free_places_notices_a_cancellation_long_before_the_next_heartbeat(
+    run: Run, queue: TaskQueue, clock: Any, how: str
+) -> None:
+    async def main() -> None:
+        lost, kept = await queue.enqueue(forever), await queue.enqueue(forever)
+        worker = Worker(queue, lease=timedelta(hours=1), grace=timedelta(0))
+        running = asyncio.create_task(worker.run())
+        await until(lambda: len(world.log) == 2)
+        await lose(queue, clock, lost, how)
+        await until(lambda: "cancelled" in world.log)
+        # One that comes right after a look is noticed too.
+        await queue.cancel(kept)
+        await until(lambda: world.log.count("cancelled") == 2)
+        worker.stop()
+        await running
+        assert world.log == ["began", "began", "cancelled", "cancelled"]
+
+    run(main())
+
+
 def test_a_function_in_a_thread_is_told_of_its_lost_claim(run: Run, queue: TaskQueue) -> None:
     async def main() -> None:
         task_id = await queue.enqueue(until_told)

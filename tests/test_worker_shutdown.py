@@ -340,6 +340,16 @@ def test_a_signal_lets_twenty_running_tasks_finish(tmp_path: Path, number: int) 
     assert {task.status for task in child.tasks()} == {"success"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_is_sent_twice_at_once_counts_once(tmp_path: Path, number: int) -> None:
+    """As GNU timeout does it, and supervisors that signal the process and its group."""
+    child = Child(tmp_path, grace=30, func="take", seconds=0.5, tasks=20)
+    for _ in range(2):
+        child.signal(number)
+        time.sleep(0.005)
+    assert child.ends() == (0, "0 0")
+
+
 def test_a_signal_interrupts_twenty_tasks_after_the_grace_period(tmp_path: Path) -> None:
     child = Child(tmp_path, grace=0.1, func="take", seconds=60, tasks=20)
     child.signal(signal.SIGTERM)
@@ -354,7 +364,7 @@ def test_a_signal_interrupts_twenty_tasks_after_the_grace_period(tmp_path: Path)
 def test_the_second_signal_ends_the_process_at_once(tmp_path: Path, func: str, second: int) -> None:
     child = Child(tmp_path, grace=60, func=func, seconds=60, tasks=20 if func == "take" else 1)
     child.signal(signal.SIGTERM)
-    # A handler that has run is back to the default action; until then the two would count as one.
+    # At first the two would count as one.
     time.sleep(0.3)
     assert child.process.poll() is None
     began = time.monotonic()
