@@ -112,9 +112,10 @@ class Worker:
 
         Args:
             handle_signals: Call ``stop`` on the first SIGTERM or SIGINT; the second one, of either kind, ends the
-                process at once, as if nobody handled it, unless it comes within a tenth of a second. The handlers that were there before are back when this
-                returns. A task that blocks the event loop in Python delays nothing of this; while a call into C code
-                that never returns has the main thread, the first signal waits, and only SIGKILL ends the process.
+                process at once, as if nobody handled it, unless it comes within a tenth of a second. The handlers
+                that were there before are back when this returns. A task that blocks the event loop in Python delays
+                nothing of this; while a call into C code that never returns has the main thread, the first signal
+                waits, and only SIGKILL ends the process.
 
         Raises:
             InvalidArgument: ``handle_signals`` outside of the main thread.
