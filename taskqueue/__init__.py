@@ -1,6 +1,6 @@
 """A small, exact async task queue: the reference implementation of an executable specification."""
 
-from taskqueue.backend import Backend
+from taskqueue.backend import Backend, TransactionalBackend
 from taskqueue.current import CurrentTask, current_task
 from taskqueue.errors import (
     DeserializationError,
@@ -67,6 +67,7 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TooLarge",
+    "TransactionalBackend",
     "Transition",
     "UnknownScheme",
     "Worker",

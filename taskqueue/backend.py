@@ -84,12 +84,14 @@ Invariants
       it. **D3** Every RUNNING task can be recovered.
     * **X1** Cancelling a call at any await leaves before or after too, and the handle usable.
     * **G1** Purge removes only what it should.
+    * **T1** A task that was enqueued in the application's transaction exists if and only if that commits; see
+      :class:`TransactionalBackend`, which is optional.
     * **W1** Notifications are only hints.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
@@ -319,5 +321,35 @@ class Backend(Protocol):
 
         Args:
             timeout: Seconds on the event loop's clock, zero or more. With 0 it returns at once.
+        """
+        ...
+
+
+@runtime_checkable
+class TransactionalBackend(Backend, Protocol):
+    """A backend that can also enqueue in a transaction of the application's. This is optional."""
+
+    async def enqueue_on(self, connection: Any, tasks: Sequence[Task]) -> None:
+        """Add PENDING tasks, all of them or none, in the transaction that is open on ``connection``.
+
+        The tasks exist if and only if the application commits it. Until then nobody else sees them, they are never
+        claimed, and their ids may be taken by somebody else only once it has been rolled back. With the commit they
+        are there as if ``enqueue`` had been called at that instant, and a ``wait`` ends; their place in the order of
+        enqueueing is that of the call or of the commit. Calls on one connection keep their order (C3).
+
+        Neither commits nor rolls back, nor leaves anything changed in the settings of the connection, which is the
+        application's and not used by anybody else meanwhile.
+
+        Args:
+            connection: An open connection of a driver that the backend names, to the same store.
+            tasks: As for ``enqueue``.
+
+        Raises:
+            InvalidArgument: It is no such connection, or no transaction is open on it. Nothing has changed.
+            TaskExists: As for ``enqueue``. Nothing has changed, and the transaction can go on.
+            TooLarge: As for ``enqueue``; the same.
+
+        What the driver itself raises comes out as it is, and the application rolls back as after a statement of its
+        own.
         """
         ...

@@ -5,7 +5,7 @@ import math
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self
@@ -15,7 +15,7 @@ from taskqueue._hint import watching
 from taskqueue._instants import earlier, later, system_clock, to_utc
 from taskqueue._text import error_text, storable, traceback_text
 from taskqueue._url import backend_from_url, checked_backend
-from taskqueue.backend import MAX_TEXT_BYTES, Backend
+from taskqueue.backend import MAX_TEXT_BYTES, Backend, TransactionalBackend
 from taskqueue.errors import (
     DeserializationError,
     InvalidArgument,
@@ -76,6 +76,7 @@ class _Options:
     max_retries: int
     task_id: str | None
     timeout: float | None
+    connection: Any = None
 
 
 class Enqueuer:
@@ -90,7 +91,8 @@ class Enqueuer:
 
         Raises and returns the same as ``TaskQueue.enqueue``.
         """
-        return (await self._queue._store(self._prepare(func, args, kwargs)))[0]  # noqa: SLF001 - the other half of the same class
+        tasks = self._prepare(func, args, kwargs)
+        return (await self._queue._store(tasks, self._options.connection))[0]  # noqa: SLF001 - the other half of the same class
 
     def _prepare(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Task]:
         options = self._options
@@ -245,6 +247,7 @@ class TaskQueue:
         max_retries: int | None = None,
         task_id: str | None = None,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of the task, not of this call
+        connection: Any = None,
         **kwargs: Any,
     ) -> str:
         """Store a call of ``func`` to run later, once, and return its id.
@@ -264,8 +267,12 @@ class TaskQueue:
             timeout: How long one execution may take before it is cancelled and the attempt has failed: seconds or a
                 timedelta, above zero; None for no limit. It travels in the payload; ``Worker`` says what it does to
                 functions that run in threads.
+            connection: A connection of your own to the same database, with a transaction open on it: the task exists
+                if and only if you commit. Backends on PostgreSQL (asyncpg, psycopg) and SQLite (aiosqlite, sqlite3)
+                can do that; what the driver raises comes out as it is. ``on_transition`` does not hear of such a
+                task's being stored, since that is not known here.
             **kwargs: Its keyword arguments. For a function that has a parameter ``eta``, ``context``,
-                ``max_retries``, ``task_id`` or ``timeout`` itself there is ``options(…).enqueue(…)``.
+                ``max_retries``, ``task_id``, ``timeout`` or ``connection`` itself there is ``options(…).enqueue(…)``.
 
         Raises:
             InvalidArgument: An argument cannot mean anything.
@@ -278,7 +285,7 @@ class TaskQueue:
         Spec: Async TaskQueue API / Enqueue task with default settings; ETA scheduling semantics; Task context support.
         """
         options = self._checked_options(eta, context, max_retries, task_id, timeout)
-        return (await self._store(self._prepare(func, [(args, kwargs)], options, [options.task_id])))[0]
+        return (await self._store(self._prepare(func, [(args, kwargs)], options, [options.task_id]), connection))[0]
 
     def options(
         self,
@@ -288,6 +295,7 @@ class TaskQueue:
         max_retries: int | None = None,
         task_id: str | None = None,
         timeout: float | timedelta | None = None,
+        connection: Any = None,
     ) -> Enqueuer:
         """Return an object whose ``enqueue(func, *args, **kwargs)`` enqueues with these options.
 
@@ -297,7 +305,8 @@ class TaskQueue:
         Raises:
             InvalidArgument: An option cannot mean anything; raised here, not later.
         """
-        return Enqueuer(self, self._checked_options(eta, context, max_retries, task_id, timeout))
+        options = self._checked_options(eta, context, max_retries, task_id, timeout)
+        return Enqueuer(self, replace(options, connection=connection))
 
     async def enqueue_many(
         self,
@@ -310,6 +319,7 @@ class TaskQueue:
         max_retries: int | None = None,
         task_ids: Sequence[str] | None = None,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of each task, not of this call
+        connection: Any = None,
     ) -> list[str]:
         """Store many calls of one function in one step, all or none, and return their ids in order.
 
@@ -323,6 +333,7 @@ class TaskQueue:
             max_retries: As in ``enqueue``, for all of them.
             task_ids: An id of your own for each task; by default random ones.
             timeout: As in ``enqueue``, for each of them.
+            connection: As in ``enqueue``.
 
         Raises:
             InvalidArgument: An argument cannot mean anything, or there are not as many ids as calls.
@@ -334,7 +345,7 @@ class TaskQueue:
         Whatever is raised, nothing was stored.
         """
         options = self._checked_options(eta, context, max_retries, None, timeout)
-        return await self._store(self._prepare_many(func, calls, options, task_ids))
+        return await self._store(self._prepare_many(func, calls, options, task_ids), connection)
 
     def _prepare_many(
         self,
@@ -402,13 +413,24 @@ class TaskQueue:
             for payload, task_id in zip(payloads, task_ids, strict=True)
         ]
 
-    async def _store(self, tasks: Sequence[Task]) -> list[str]:
+    async def _store(self, tasks: Sequence[Task], connection: Any = None) -> list[str]:
+        if connection is not None:
+            await self._store_on(connection, tasks)
+            return [task.id for task in tasks]
         if tasks:
             backend = await self._ready()
             await backend.enqueue(tasks)
         for task in tasks:
             self._announcer.announce(task.id, task.enqueued_at, 0, None, TaskStatus.PENDING)
         return [task.id for task in tasks]
+
+    async def _store_on(self, connection: Any, tasks: Sequence[Task]) -> None:
+        if not isinstance(self.backend, TransactionalBackend):
+            raise InvalidArgument(
+                "connection", connection, f"{self.backend!r} cannot take part in a transaction of the application's"
+            )
+        await self._ready()
+        await self.backend.enqueue_on(connection, tasks)
 
     async def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Result | None:  # noqa: ASYNC109 - the specification's signature
         """Wait for the outcome of a task, and return it, or None if the time is up before.

@@ -1,7 +1,8 @@
 """What an adopter provides: a factory, or a Harness around one."""
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, runtime_checkable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol, runtime_checkable
 
 from taskqueue import Backend
 
@@ -57,6 +58,14 @@ class Harness(Protocol):
         """Restart the server behind the stores; needed only with the capability ``restart``."""
         ...
 
+    def transaction(self, store: str) -> AbstractAsyncContextManager[Any]:
+        """Begin a transaction of an application's; needed only with the capability ``transactional``.
+
+        The context manager gives a connection to pass to ``enqueue_on``, commits when it is left, and rolls back when
+        an exception leaves it. The store has been made by then: a handle on it is connected.
+        """
+        ...
+
 
 class BaseHarness:
     """The defaults of a :class:`Harness`."""
@@ -82,6 +91,16 @@ class BaseHarness:
             RuntimeError: Always.
         """
         raise RuntimeError('a Harness that claims the capability "restart" must define restart()')
+
+    def transaction(self, store: str) -> AbstractAsyncContextManager[Any]:
+        """Raise: a harness that claims ``transactional`` overrides this.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(
+            f'a Harness that claims the capability "transactional" must define transaction(store); store is {store!r}'
+        )
 
 
 class FactoryHarness(BaseHarness):

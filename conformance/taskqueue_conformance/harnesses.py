@@ -5,8 +5,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from taskqueue import Backend
 from taskqueue.backends.memory import MemoryBackend
@@ -37,8 +38,12 @@ class MemoryHarness(BaseHarness):
 class SQLiteHarness(BaseHarness):
     """``--conformance=sqlite``: files in a temporary directory, which goes when the run ends.
 
+    Applications use aiosqlite.
+
     That SQLite syncs them before it acknowledges is a check of its own (``kills``), which counts the calls.
     """
+
+    capabilities: frozenset[str] = frozenset({"durable", "multiprocess", "transactional"})
 
     _FOLDER = "TASKQUEUE_CONFORMANCE_SQLITE_FOLDER"
 
@@ -64,6 +69,20 @@ class SQLiteHarness(BaseHarness):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._path(store)}{suffix}")  # noqa: PTH108 - the suffix is no part of a path
 
+    @contextlib.asynccontextmanager
+    async def transaction(self, store: str) -> AsyncIterator[Any]:
+        """Begin a transaction with a connection of its own."""
+        import aiosqlite  # noqa: PLC0415 - not before it is needed
+
+        async with aiosqlite.connect(self._path(store)) as connection:
+            await connection.execute("BEGIN")
+            try:
+                yield connection
+            except BaseException:
+                await connection.rollback()
+                raise
+            await connection.commit()
+
     def _path(self, store: str) -> Path:
         return Path(os.environ[self._FOLDER]) / f"{store}.db"
 
@@ -75,7 +94,7 @@ class PostgresHarness(BaseHarness):
     a disk keeps its word is not tested here.
     """
 
-    capabilities: frozenset[str] = frozenset({"durable", "multiprocess", "restart"})
+    capabilities: frozenset[str] = frozenset({"durable", "multiprocess", "restart", "transactional"})
 
     _FOLDER = "TASKQUEUE_CONFORMANCE_POSTGRES_FOLDER"
 
@@ -103,6 +122,11 @@ class PostgresHarness(BaseHarness):
         """Delete the namespace."""
         await _drop_namespace(self._server().url, store)
 
+    def transaction(self, store: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Begin a transaction with a connection of its own."""
+        del store  # they are all in one database
+        return _postgres_transaction(self._server().url)
+
     async def restart(self) -> None:
         """Restart the server, in good order and as if the machine had gone down, by turns."""
         self._restarts += 1
@@ -121,6 +145,8 @@ class PostgresURLHarness(BaseHarness):
         url: The database.
     """
 
+    capabilities: frozenset[str] = frozenset({"durable", "multiprocess", "transactional"})
+
     def __init__(self, url: str) -> None:
         self._url = url
 
@@ -131,6 +157,23 @@ class PostgresURLHarness(BaseHarness):
     async def drop(self, store: str) -> None:
         """Delete the namespace."""
         await _drop_namespace(self._url, store)
+
+    def transaction(self, store: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Begin a transaction with a connection of its own."""
+        del store  # they are all in one database
+        return _postgres_transaction(self._url)
+
+
+@contextlib.asynccontextmanager
+async def _postgres_transaction(url: str) -> AsyncIterator[Any]:
+    import asyncpg  # noqa: PLC0415 - not before it is needed
+
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
 
 
 def _postgres_backend(url: str, store: str) -> Backend:

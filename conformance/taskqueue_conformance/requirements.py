@@ -109,6 +109,11 @@ _ALL: Final = (
     Requirement(
         "G1", "Purge removes only what it should", "purge: ended, finished_at < finished_before, longest ended first"
     ),
+    Requirement(
+        "T1",
+        "A task enqueued in the application's transaction exists if and only if it commits",
+        "enqueue_on: everything on the connection that was passed, and neither a commit nor a rollback",
+    ),
     Requirement("W1", "Notifications are only hints", "wait: ends on a change, in time without one, and blocks nobody"),
     Requirement(
         "HANDLES",

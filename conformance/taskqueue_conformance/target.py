@@ -107,7 +107,7 @@ class _Completed(BaseHarness):
             )
         if not isinstance(self.deviations, Mapping):
             raise TargetError(f"--conformance={target}: deviations must map check ids to reasons")
-        for name in ("start", "stop", "drop", "restart"):
+        for name in ("start", "stop", "drop", "restart", "transaction"):
             if callable(getattr(inner, name, None)):
                 setattr(self, name, getattr(inner, name))
 

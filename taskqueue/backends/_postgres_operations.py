@@ -110,7 +110,7 @@ _INSERT_ONE: Final = """
 """
 _STORED: Final = (0, 2, 3, 4, 5, 6, 9, 10)
 """Where in a row of COLUMNS the values stand that a new task can have."""
-_KNOWN: Final = "SELECT id FROM @tasks WHERE id = ANY ($1::text[])"
+KNOWN: Final = "SELECT id FROM @tasks WHERE id = ANY ($1::text[])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Enqueue(Operation[None]):
 
     @staticmethod
     async def _known(db: Connection, table: Table, ids: Sequence[str]) -> frozenset[str]:
-        return frozenset(row[0] for row in await db.fetch(table.sql(_KNOWN), ids))
+        return frozenset(row[0] for row in await db.fetch(table.sql(KNOWN), ids))
 
     @staticmethod
     async def _insert(db: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:

@@ -59,14 +59,17 @@ class Session:
         server: Where the store is.
         schema: Its namespace.
         create: Whether to create or upgrade the tables where that is needed.
-        quoted_schema: The namespace as an identifier.
+
+    Attributes:
+        table: Its table.
+        closed: Whether it has been closed.
     """
 
     def __init__(self, server: Server, schema: str, *, create: bool) -> None:
         self._server = server
         self._schema = schema
         self._create = create
-        self._table = Table(f'"{schema}"')
+        self.table = Table(f'"{schema}"')
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._calls: dict[type[Operation[Any]], deque[_Call]] = {}
@@ -284,7 +287,7 @@ class Session:
         while True:
             connection = await self._reconnect()
             try:
-                return await kind.run(connection, self._table, operations)
+                return await kind.run(connection, self.table, operations)
             except ConnectionLost:
                 lost += 1
                 if not kind.repeatable or lost > _REPETITIONS:

@@ -4,14 +4,15 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 try:
     from taskqueue.backends import _postgres_operations as operations
     from taskqueue.backends._postgres_connection import Server
     from taskqueue.backends._postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION, quoted, schema_sql
-    from taskqueue.backends._postgres_session import Session
+    from taskqueue.backends._postgres_session import Session, channel_of
+    from taskqueue.backends._postgres_transactional import enqueue_on
 except ModuleNotFoundError as error:
     if error.name != "asyncpg":
         raise
@@ -176,6 +177,19 @@ class PostgresBackend:
         session = self._session()
         if tasks:
             await session.submit(operations.Enqueue.of(tasks))
+
+    async def enqueue_on(self, connection: Any, tasks: Sequence[Task]) -> None:
+        """Add PENDING tasks in the application's transaction. See :class:`taskqueue.backend.TransactionalBackend`.
+
+        Args:
+            connection: A connection of asyncpg (or out of its pool) or of psycopg, asynchronous or not, to the
+                database that this store is in. A role of its own needs ``USAGE`` on the namespace, and ``SELECT``,
+                ``INSERT`` and ``DELETE`` on its table ``tasks``.
+            tasks: As for ``enqueue``.
+        """
+        session = self._session()
+        if tasks:
+            await enqueue_on(connection, session.table, operations.Enqueue.of(tasks), channel_of(self._schema))
 
     async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
         """Take up to ``limit`` due tasks. See :meth:`taskqueue.backend.Backend.claim`."""

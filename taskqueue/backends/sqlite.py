@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, get_args
+from typing import Any, Final, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from taskqueue.backends import _sqlite_operations as operations
 from taskqueue.backends._sqlite_file import StoreFile, Synchronous
 from taskqueue.backends._sqlite_session import Session
+from taskqueue.backends._sqlite_transactional import enqueue_on
 from taskqueue.errors import InvalidArgument, NotConnected
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
@@ -145,6 +146,21 @@ class SQLiteBackend:
         session = self._session()
         if tasks:
             await session.submit(operations.enqueue(tasks))
+
+    async def enqueue_on(self, connection: Any, tasks: Sequence[Task]) -> None:
+        """Add PENDING tasks in the application's transaction. See :class:`taskqueue.backend.TransactionalBackend`.
+
+        While that transaction is open, SQLite lets nobody else write to the file: keep it short.
+
+        Args:
+            connection: A connection of aiosqlite or sqlite3 to this file, whose tables the application has put there
+                beside the queue's. One of sqlite3 is used in the thread that calls, and blocks it where it has to wait
+                for a lock.
+            tasks: As for ``enqueue``.
+        """
+        self._session()
+        if tasks:
+            await enqueue_on(connection, self._path, tasks)
 
     async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
         """Take up to ``limit`` due tasks. See :meth:`taskqueue.backend.Backend.claim`."""

@@ -262,7 +262,7 @@ def test_a_claim_goes_along_its_index_whatever_the_statistics_say(run: Run, post
         async with connected(postgres_store) as backend:
             await backend.enqueue([new_task(f"{n}") for n in range(5)])
             session = backend._session()
-            claim = session._table.sql(_postgres_operations._CLAIM)
+            claim = session.table.sql(_postgres_operations._CLAIM)
             async with raw(postgres_store) as admin:
                 await admin.execute(f"ANALYZE {schema}.tasks")  # of a table that fits into one page
             for argument in ("1893499200000000", "10", "1893499200000001"):
@@ -304,7 +304,7 @@ def test_a_call_whose_connection_ends_says_that_its_outcome_is_unknown(run: Run,
             async with other.transaction():
                 await other.execute(f"SELECT 1 FROM {schema}.tasks FOR UPDATE")
                 completing = asyncio.ensure_future(backend.complete("a", 1, value=b"", now=NOW))
-                while not await kill_connections(postgres_store, wait_event_type="Lock"):
+                while not await kill_connections(postgres_store, wait_event_type="Lock"):  # noqa: ASYNC110 - of the server
                     await asyncio.sleep(0.01)
                 with pytest.raises(StoreUnavailable, match="may have happened or not"):
                     await completing

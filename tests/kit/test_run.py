@@ -123,9 +123,9 @@ def test_a_backend_that_raises_is_told_so_with_the_place_and_without_a_traceback
 
 def test_what_is_disclaimed_is_named_and_not_counted_as_passed(outsider: pytest.Pytester) -> None:
     result = outsider.runpytest_inprocess("--conformance=backends:Disclaiming", "-k", "D1", "--conformance-report=out")
-    assert "not claimed: durable, restart" in last_line(result)
+    assert "not claimed: durable, restart, transactional" in last_line(result)
     report = read_report(outsider)
-    assert report["not_claimed"] == ["durable", "restart"]
+    assert report["not_claimed"] == ["durable", "restart", "transactional"]
     (d1,) = (requirement for requirement in report["requirements"] if requirement["id"] == "D1")
     assert "not claimed" in {check["outcome"] for check in d1["checks"]}
 

@@ -1,8 +1,9 @@
 """Planted defects: wrong backends that show what the suite catches, and for which reason.
 
 Each is a target by itself, under its id with underscores: ``--conformance=taskqueue_conformance.defects:ID``. So are
-the correct backends that they were made from, ``plain_memory_backend`` and ``plain_sqlite_backend``, and the three that
-do nothing: ``null_empty``, ``null_raising`` and ``null_forgetful``.
+the correct backends that they were made from, ``plain_memory_backend``, ``plain_sqlite_backend``,
+``plain_transactional_backend`` and ``plain_served_backend``, and the three that do nothing: ``null_empty``,
+``null_raising`` and ``null_forgetful``.
 """
 
 import functools

@@ -18,6 +18,7 @@ from taskqueue_conformance import defects
 from taskqueue_conformance.defects.plain_memory import PlainMemory, Store
 from taskqueue_conformance.defects.plain_served import Served, ServedHarness
 from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
+from taskqueue_conformance.defects.plain_transactional import Transacting, transaction
 from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, BaseHarness
 from taskqueue_conformance.requirements import REQUIREMENTS
 
@@ -117,6 +118,16 @@ class FileDefectHarness(BaseHarness):
     @staticmethod
     def _path(store: str) -> str:
         return str(Path(os.environ[_FOLDER]) / f"{store}.db")
+
+
+class TransactionalDefectHarness(FileDefectHarness):
+    """The same, with transactions of an application's."""
+
+    capabilities: frozenset[str] = DEFAULT_CAPABILITIES | {"transactional"}
+
+    def transaction(self, store: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Begin one."""
+        return transaction(self._path(store))
 
 
 class WrongQueueHarness(MemoryDefectHarness):
@@ -256,6 +267,8 @@ def _reached(wrong: type) -> tuple[str, Callable[[], BaseHarness]]:
         return "memory", lambda: ServedHarness(wrong)
     if issubclass(wrong, PlainMemory):
         return "memory", lambda: MemoryDefectHarness(wrong)
+    if issubclass(wrong, Transacting):
+        return "sqlite", lambda: TransactionalDefectHarness(wrong)
     if issubclass(wrong, PlainSQLite):
         return "sqlite", lambda: FileDefectHarness(wrong)
     raise TypeError(wrong)

@@ -5,9 +5,15 @@ from datetime import datetime
 from typing import Any, Final, NoReturn, Self
 
 from taskqueue import Failure, Task, TaskStatus
-from taskqueue_conformance.defects.catalogue import FileDefectHarness, MemoryDefectHarness
+from taskqueue_conformance.defects.catalogue import (
+    FileDefectHarness,
+    MemoryDefectHarness,
+    TransactionalDefectHarness,
+)
 from taskqueue_conformance.defects.plain_memory import PlainMemory
+from taskqueue_conformance.defects.plain_served import ServedHarness
 from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
+from taskqueue_conformance.defects.plain_transactional import Transacting
 from taskqueue_conformance.harness import BaseHarness
 
 
@@ -115,6 +121,8 @@ HARNESSES: Final[Mapping[str, Callable[[], BaseHarness]]] = {
     "null_forgetful": lambda: MemoryDefectHarness(NullForgetful),
     "plain_memory_backend": lambda: MemoryDefectHarness(PlainMemory),
     "plain_sqlite_backend": lambda: FileDefectHarness(PlainSQLite),
+    "plain_transactional_backend": lambda: TransactionalDefectHarness(Transacting),
+    "plain_served_backend": ServedHarness,
 }
 """Targets beside the defects: what must pass nothing, and what must pass everything."""
 NULLS: Final = ("null_empty", "null_raising", "null_forgetful")

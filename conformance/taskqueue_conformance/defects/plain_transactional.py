@@ -1,0 +1,44 @@
+"""A correct backend that enqueues in a transaction of the application's: :class:`PlainSQLite` with one method more."""
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from taskqueue import InvalidArgument, Task
+from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
+
+
+class Transacting(PlainSQLite):
+    """A handle; applications use sqlite3."""
+
+    async def enqueue_on(self, connection: Any, tasks: Sequence[Task]) -> None:
+        """See the contract."""
+        if not isinstance(connection, sqlite3.Connection):
+            raise InvalidArgument("connection", connection, "pass a connection of sqlite3")
+        await self.counts()  # which raises NotConnected
+        self.insert_all(connection, tasks)
+
+    def insert_all(self, db: sqlite3.Connection, tasks: Sequence[Task]) -> None:
+        """Insert the tasks, or none of them."""
+        db.execute("SAVEPOINT enqueue")
+        try:
+            self.do_enqueue(db, tasks)
+        except BaseException:
+            db.execute("ROLLBACK TO enqueue")
+            raise
+        finally:
+            db.execute("RELEASE enqueue")
+
+
+@contextlib.asynccontextmanager
+async def transaction(path: str) -> AsyncIterator[sqlite3.Connection]:
+    """Begin a transaction of an application's."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        yield connection
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+    finally:
+        connection.close()
