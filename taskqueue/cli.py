@@ -10,6 +10,8 @@ from taskqueue._cli.command import CommandGroup
 from taskqueue._cli.conformance import conformance
 from taskqueue._cli.errors import Status
 from taskqueue._cli.listing import list_tasks
+from taskqueue._cli.moving import move
+from taskqueue._cli.schema import schema
 from taskqueue._cli.showing import show_task
 from taskqueue._cli.stats import stats
 from taskqueue._cli.working import worker
@@ -32,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (worker, list_tasks, show_task, stats, cancel, retry, purge, conformance):
+for command in (worker, list_tasks, show_task, stats, cancel, retry, purge, move, schema, conformance):
     cli.add_command(command)
 
 
