@@ -29,6 +29,8 @@ class Listener:
         self._channel = channel
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
 
     def start(self) -> None:
         """Begin to listen, in the background. Idempotent."""
@@ -38,12 +40,15 @@ class Listener:
     async def stop(self) -> None:
         """End, and close the connection. Idempotent."""
         if self._task is not None:
+            # A cancellation may get lost in the driver or in asyncio, where what is awaited ends at the same time.
+            self._stopping = True
+            self._ended.set()
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
         delay = _FIRST_DELAY
-        while True:
+        while not self._stopping:
             began = asyncio.get_running_loop().time()
             try:
                 await self._listen()
@@ -60,14 +65,15 @@ class Listener:
 
     async def _listen(self) -> None:
         """Listen until the connection ends."""
-        ended = asyncio.Event()
+        ended = self._ended = asyncio.Event()
         connection = await Connection.open(self._server)
         try:
             await connection.listen(self._channel, self._heard, ended.set)
             # Whoever waits already may have missed a change while nobody listened.
             self._heard()
-            while not ended.is_set():
-                await asyncio.wait_for(connection.fetch("SELECT 1"), _ANSWER_SECONDS)
+            while not (ended.is_set() or self._stopping):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.fetch("SELECT 1")
                 await _sleep_until(ended, _LOOK_SECONDS)
         finally:
             # Nothing is lost with it, and a server that does not answer must not hold up a close.
