@@ -39,7 +39,8 @@ async def _work(url: str, concurrency: int) -> None:
         await Worker(queue, concurrency=concurrency).run()
 
 
-async def _time_tasks(queue: TaskQueue, number: int, seed: int) -> tuple[list[float], list[float]]:
+async def time_tasks(queue: TaskQueue, number: int, seed: int) -> tuple[list[float], list[float]]:
+    """Return the seconds from ``enqueue`` to the claim and to the result of each task."""
     intervals = random.Random(seed)  # noqa: S311 - no secret
     until_claim, until_result = [], []
     for _ in range(number):
@@ -67,7 +68,8 @@ async def _cpu_seconds(queue: TaskQueue) -> float:
     return seconds
 
 
-async def _idle_share(queue: TaskQueue, seconds: float) -> float:
+async def idle_share(queue: TaskQueue, seconds: float) -> float:
+    """Return the share of a core that the worker uses while nothing happens."""
     before, began = await _cpu_seconds(queue), time.perf_counter()
     await asyncio.sleep(seconds)
     return (await _cpu_seconds(queue) - before) / (time.perf_counter() - began)
@@ -92,12 +94,12 @@ def _percentiles(name: str, seconds: Sequence[float]) -> str:
 
 async def _measure(url: str, arguments: argparse.Namespace) -> None:
     async with TaskQueue.from_url(url) as queue:
-        await _time_tasks(queue, 20, arguments.seed)
-        until_claim, until_result = await _time_tasks(queue, arguments.tasks, arguments.seed)
+        await time_tasks(queue, 20, arguments.seed)
+        until_claim, until_result = await time_tasks(queue, arguments.tasks, arguments.seed)
         _OUT.print(_percentiles("until the claim", until_claim))
         _OUT.print(_percentiles("until the result", until_result))
         if arguments.idle:
-            _OUT.print(f"idle worker       {100 * await _idle_share(queue, arguments.idle):.2f} % of a core")
+            _OUT.print(f"idle worker       {100 * await idle_share(queue, arguments.idle):.2f} % of a core")
         if arguments.busy:
             share, rate = await _busy_share(queue, arguments.busy)
             _OUT.print(f"beside a writer   {100 * share:.1f} % of a core, at {rate:,.0f} writes a second")
