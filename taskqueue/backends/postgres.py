@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 try:
     from taskqueue.backends import _postgres_operations as operations
+    from taskqueue.backends._postgres_clock import ServerClock
     from taskqueue.backends._postgres_connection import Server
     from taskqueue.backends._postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION, quoted, schema_sql
     from taskqueue.backends._postgres_session import Session, channel_of
@@ -23,7 +24,16 @@ from taskqueue.errors import InvalidArgument, NotConnected
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 
-__all__ = ["DEFAULT_SCHEMA", "SCHEMA_VERSION", "Pooler", "PostgresBackend", "apply_schema", "schema_sql"]
+__all__ = [
+    "DEFAULT_SCHEMA",
+    "SCHEMA_VERSION",
+    "Pooler",
+    "PostgresBackend",
+    "ServerClock",
+    "apply_schema",
+    "schema_sql",
+    "server_clock",
+]
 
 Pooler = Literal["none", "transaction"]
 """What stands between us and the server: nothing that matters, or a proxy that pools by transaction."""
@@ -284,6 +294,26 @@ async def apply_schema(url: str) -> None:
         await backend.connect()
     finally:
         await backend.close()
+
+
+def server_clock(url: str, *, every: float = 60.0) -> ServerClock:
+    """Return a clock that follows the server's, for ``TaskQueue(clock=…)`` on hosts whose clocks disagree.
+
+    .. code-block:: python
+
+        async with server_clock(url) as clock:
+            queue = TaskQueue.from_url(url, clock=clock)
+
+    Args:
+        url: As for :meth:`PostgresBackend.from_url`.
+        every: How many seconds lie between two looks at the server's clock.
+
+    Raises:
+        InvalidArgument: The URL has another form, or ``every`` is not above zero.
+    """
+    if not 0 < every <= _LONGEST_TIMEOUT:
+        raise InvalidArgument("every", every, f"pass seconds above 0, up to {_LONGEST_TIMEOUT}")
+    return ServerClock(PostgresBackend.from_url(url)._server, every=every)  # noqa: SLF001 - of this module
 
 
 _LONGEST_TIMEOUT: Final = 2_000_000
