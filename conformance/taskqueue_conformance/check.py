@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from taskqueue_conformance.feature_files import Scenario
 from taskqueue_conformance.requirements import REQUIREMENTS
 
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
@@ -25,6 +26,7 @@ class Check:
         run: What to await with the lab.
         clauses: The ids of the specification's clauses that it proves, for a scenario.
         steps: The texts of its steps, for a scenario.
+        scenario: The scenario that it is, or None.
         limit_s: How long it may take, in seconds, even where it blocks the event loop.
     """
 
@@ -37,6 +39,7 @@ class Check:
     run: Callable[[Any], Awaitable[None]]
     clauses: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    scenario: Scenario | None = None
     limit_s: float = 120
 
     @property

@@ -60,6 +60,8 @@ class Scenario:
         path: The file.
         line: Where the scenario begins, or the row of its example.
         title: As written, without the values of an example.
+        description: The text between the title and the first step, dedented.
+        examples: What stands behind ``Examples:``, for an example of an outline.
         example: The example's values by column, empty for a plain scenario.
         case: As many of its first columns as tell it from the other examples.
         tags: The tags of the feature, the scenario and the example, in this order, without ``@``.
@@ -69,6 +71,8 @@ class Scenario:
     path: Path
     line: int
     title: str
+    description: str
+    examples: str
     example: Mapping[str, str]
     case: Mapping[str, str]
     tags: tuple[str, ...]
@@ -111,7 +115,7 @@ def read(path: Path) -> Feature:
     return Feature(
         path=path,
         title=feature["name"],
-        prose="\n".join(line.strip() for line in feature.get("description", "").splitlines()).strip(),
+        prose=_dedented(feature),
         scenarios=tuple(_scenario(path, pickle, index) for pickle in pickles),
     )
 
@@ -122,6 +126,10 @@ def _parse(path: Path, source: str) -> Any:
     except CompositeParserException as error:
         first = error.errors[0]
         raise FeatureError(path, first.location["line"], _first_line(first)) from error
+
+
+def _dedented(block: Any) -> str:
+    return "\n".join(line.strip() for line in block.get("description", "").splitlines()).strip()
 
 
 def _first_line(error: Exception) -> str:
@@ -177,6 +185,7 @@ class _Index:
         self.steps: dict[str, Any] = {}
         self.scenarios: dict[str, Any] = {}
         self.rows: dict[str, tuple[int, dict[str, str]]] = {}
+        self.tables: dict[str, str] = {}
         self.cases: dict[str, int] = {}
         self._comments = {each["location"]["line"]: each["text"] for each in document["comments"]}
         for kind, block in _blocks(document["feature"]):
@@ -188,6 +197,7 @@ class _Index:
                         names = (cell["value"] for cell in table["tableHeader"]["cells"])
                         values = (cell["value"] for cell in row["cells"])
                         self.rows[row["id"]] = (row["location"]["line"], dict(zip(names, values, strict=True)))
+                        self.tables[row["id"]] = table["name"]
                 rows = [self.rows[row["id"]][1] for table in block["examples"] for row in table.get("tableBody") or ()]
                 self.cases[block["id"]] = _columns_to_tell_apart(rows)
 
@@ -208,8 +218,11 @@ def _scenario(path: Path, pickle: Any, index: _Index) -> Scenario:
     scenario = index.scenarios[pickle["astNodeIds"][0]]
     line: int = scenario["location"]["line"]
     example: dict[str, str] = {}
+    examples = ""
     if len(pickle["astNodeIds"]) > 1:
-        line, example = index.rows[pickle["astNodeIds"][1]]
+        row = pickle["astNodeIds"][1]
+        line, example = index.rows[row]
+        examples = index.tables[row]
     steps = []
     for step in pickle["steps"]:
         node = index.steps[step["astNodeIds"][0]]
@@ -231,6 +244,8 @@ def _scenario(path: Path, pickle: Any, index: _Index) -> Scenario:
         path=path,
         line=line,
         title=scenario["name"],
+        description=_dedented(scenario),
+        examples=examples,
         example=example,
         case=dict(list(example.items())[: index.cases[scenario["id"]]]),
         tags=tuple(tag["name"].removeprefix("@") for tag in pickle["tags"]),

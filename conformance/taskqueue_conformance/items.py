@@ -24,6 +24,7 @@ from taskqueue_conformance.effort import DEFAULT, Effort
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import Lab
 from taskqueue_conformance.requirements import REQUIREMENTS
+from taskqueue_conformance.secrets import without_password
 from taskqueue_conformance.turns import turn
 from taskqueue_conformance.verdict import Outcome
 from taskqueue_conformance.violation import Violation, shown
@@ -120,13 +121,13 @@ class CheckItem(pytest.Item):
             self._note(Outcome.NOT_VERIFIED, str(undecided))
             pytest.skip(f"not verified: {undecided}")
         except OutdatedDeviation as outdated:
-            self._note(Outcome.OUTDATED, self.explain(outdated))
+            self._note(Outcome.OUTDATED, self.explain(outdated), failure=self.details(outdated))
             raise
         except Exception as error:
             self._note(
                 Outcome.FAILED if deviation is None else Outcome.DEVIATION,
                 self.explain(error),
-                breaks=self.broken_by(error),
+                failure=self.details(error),
             )
             raise
         self._note(Outcome.PASSED, "")
@@ -141,10 +142,15 @@ class CheckItem(pytest.Item):
         finally:
             await lab.close()
 
-    def _note(self, outcome: Outcome, message: str, *, breaks: str | None = None) -> None:
-        notes = {} if self.lab is None else self.lab.notes
+    def _note(self, outcome: Outcome, message: str, *, failure: dict[str, Any] | None = None) -> None:
         # Plain types only: xdist sends this from its workers.
-        result = {"id": self.check.id, "outcome": outcome.value, "message": message, "breaks": breaks, "notes": notes}
+        result = {
+            "id": self.check.id,
+            "outcome": outcome.value,
+            "message": message,
+            "failure": failure,
+            "notes": {} if self.lab is None else self.lab.notes,
+        }
         self.user_properties.append((PROPERTY, result))
 
     def broken_by(self, error: BaseException) -> str:
@@ -185,40 +191,67 @@ class CheckItem(pytest.Item):
     async def _tried(lab: Lab, experiment: Callable[[Backend], Awaitable[str | None]]) -> str | None:
         return await experiment(await lab.handle(store=lab.new_store()))
 
+    def details(self, error: BaseException) -> dict[str, Any]:
+        """Return what is to be said of a failure, each thing under its name; what does not apply is empty."""
+        requirement = REQUIREMENTS[self.broken_by(error)]
+        told: dict[str, Any] = {
+            "requirement": requirement.id,
+            "where": "",
+            "look": self.check.look or requirement.look,
+            "counterexample": "",
+            "repeat_counterexample": "",
+        }
+        if isinstance(error, Violation):
+            told |= {"where": error.what, "expected": error.expected, "actual": error.actual}
+            elsewhere = requirement.id != self.check.requirement
+            told["look"] = error.look or (requirement.look if elsewhere else told["look"])
+            if error.counterexample is not None:
+                told["counterexample"] = error.counterexample.rstrip() + "\n"
+                told["repeat_counterexample"] = f"pytest --conformance={self._target} found.feature"
+        elif isinstance(error, OutdatedDeviation):
+            told["expected"] = f"the known deviation ({error})"
+            told["actual"] = "the check passes: remove it from Harness.deviations"
+        else:
+            told["expected"], told["actual"] = "no exception", f"{type(error).__name__}: {shown(str(error))}"
+        return told | {
+            "wrong_at": "" if self.breach is None else str(self.breach),
+            "deviation": self.layer.setting.harness.deviations.get(self.check.id, ""),
+            "raised_at": "" if isinstance(error, Violation) else _place(error),
+            "calls": [] if self.lab is None else list(self.lab.journal.calls),
+            "repeat": f'pytest --conformance={self._target} "{self.nodeid}"',
+        }
+
     def explain(self, error: BaseException) -> str:
         """Return the failure for a person: requirement, expected, actual, where to look, and the calls before it."""
-        check = self.check
-        requirement = REQUIREMENTS[self.broken_by(error)]
-        what, look = "", check.look or requirement.look
-        if isinstance(error, Violation):
-            what, expected, actual = error.what, error.expected, error.actual
-            look = error.look or (requirement.look if requirement.id != check.requirement else look)
-        elif isinstance(error, OutdatedDeviation):
-            expected, actual = f"the known deviation ({error})", "the check passes: remove it from Harness.deviations"
-        else:
-            expected, actual = "no exception", f"{type(error).__name__}: {shown(str(error))}"
+        check, told = self.check, self.details(error)
         rows = [
             ("check", f"{check.id}: {check.title}"),
             ("clause", ", ".join(check.clauses)),
-            ("where", what),
-            ("expected", expected),
-            ("actual", actual),
-            ("wrong at", "" if self.breach is None else str(self.breach)),
-            ("look at", look),
-            ("deviation", self.layer.setting.harness.deviations.get(check.id, "")),
-            ("raised at", "" if isinstance(error, Violation) else _place(error)),
-            ("calls", "\n".join(self.lab.journal.calls) if self.lab is not None else ""),
-            ("repeat", f'pytest --conformance={self.layer.setting.target} "{self.nodeid}"'),
+            ("where", told["where"]),
+            ("expected", told["expected"]),
+            ("actual", told["actual"]),
+            ("wrong at", told["wrong_at"]),
+            ("look at", told["look"]),
+            ("deviation", told["deviation"]),
+            ("raised at", told["raised_at"]),
+            ("calls", "\n".join(told["calls"])),
+            ("repeat", told["repeat"]),
         ]
-        lines = [f"{requirement.id}: {requirement.title}"]
+        lines = [f"{told['requirement']}: {REQUIREMENTS[told['requirement']].title}"]
         for label, text in rows:
             for number, line in enumerate(text.splitlines()):
                 lines.append(f"  {label if number == 0 else '':<10}{line}")
-        if isinstance(error, Violation) and error.counterexample is not None:
-            lines += ["", "  As a scenario; saved to found.feature, it runs by itself: "]
-            lines[-1] += f"pytest --conformance={self.layer.setting.target} found.feature"
-            lines += ["", error.counterexample.rstrip()]
+        if told["counterexample"]:
+            lines += [
+                "",
+                f"  As a scenario; saved to found.feature, it runs by itself: {told['repeat_counterexample']}",
+            ]
+            lines += ["", told["counterexample"].rstrip()]
         return "\n".join(lines)
+
+    @property
+    def _target(self) -> str:
+        return without_password(self.layer.setting.target)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Explain what an implementer can act upon; show a traceback only of what is neither."""

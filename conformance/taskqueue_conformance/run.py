@@ -3,8 +3,10 @@
 import contextlib
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +18,7 @@ from taskqueue_conformance.check import Check
 from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.items import PROPERTY, SUITE, Layer, Setting
 from taskqueue_conformance.profiles import PROFILES, SOAK, soak_check
+from taskqueue_conformance.secrets import without_password
 from taskqueue_conformance.suite import LAYERS, required_checks
 from taskqueue_conformance.target import TargetError, preflight, resolve
 from taskqueue_conformance.verdict import Outcome, Tally, Verdict
@@ -47,6 +50,7 @@ class ConformanceRun:
             self.checks[soak.id] = soak
         self.tally = Tally(self.checks)
         self.started = time.perf_counter()
+        self.started_at = datetime.now(UTC)
         self.report_path: Path | None = None
 
     @classmethod
@@ -62,6 +66,10 @@ class ConformanceRun:
                 "--conformance without a value needs the ini option conformance_backend, for example "
                 'conformance_backend = "mypackage.testing:Harness" below [tool.pytest.ini_options]'
             )
+        place = config.getoption("conformance_report")
+        complaint = None if place is None else report.complaint(Path(place))
+        if complaint is not None:
+            raise pytest.UsageError(f"--conformance-report={place}: {complaint}")
         selection = cls._selection(config)
         try:
             run = cls(config, target, resolve(target), selection)
@@ -145,7 +153,8 @@ class ConformanceRun:
         """Say what is tested."""
         what = "" if self.selection else "; paths were given, so the suite does not run and there will be no verdict"
         profile = "" if self.profile.name == "default" else f", profile {self.profile.name}"
-        return f"conformance: {self.target} ({self.backend_class}), seed {self.setting.seed}{profile}{what}"
+        target = without_password(self.target)
+        return f"conformance: {target} ({self.backend_class}), seed {self.setting.seed}{profile}{what}"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of a check's result."""
@@ -156,9 +165,11 @@ class ConformanceRun:
         if report.when == "call":
             result.outcome = Outcome(noted["outcome"])
             result.message = noted["message"]
-            result.breaks = noted["breaks"]
+            result.failure = noted["failure"]
+            result.breaks = noted["failure"] and noted["failure"]["requirement"]
             result.notes = noted["notes"]
             result.duration_s = report.duration
+            result.started_at = report.start
         if report.failed and not result.outcome.failure:
             # Something around the check, such as a warning that the adopter's settings make an error.
             result.outcome = Outcome.FAILED
@@ -169,9 +180,9 @@ class ConformanceRun:
         """Write the report, and let the exit status be 0 only for CONFORMANT."""
         if self.worker or not self.gives_verdict:
             return
-        folder = self.config.getoption("conformance_report")
-        if folder is not None:
-            self.report_path = report.write(Path(folder), self.info(), self.tally)
+        place = self.config.getoption("conformance_report")
+        if place is not None:
+            self.report_path = report.write(Path(place), self.info(), self.tally)
         if self.tally.verdict is not Verdict.CONFORMANT and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -197,7 +208,7 @@ class ConformanceRun:
     def info(self) -> report.RunInfo:
         """Return what this run was, up to now."""
         return report.RunInfo(
-            target=self.target,
+            target=without_password(self.target),
             backend_class=self.backend_class,
             capabilities=sorted(self.harness.capabilities),
             not_claimed=sorted(
@@ -205,13 +216,29 @@ class ConformanceRun:
             ),
             seed=self.setting.seed,
             profile=self.profile.name,
+            repeat=self._repeat(),
             versions={
                 "python": platform.python_version(),
                 "pytest": pytest.__version__,
                 "taskqueue-spec": version("taskqueue-spec"),
             },
+            platform=f"{platform.system()} {platform.release()}, {platform.machine()}",
+            started_at=self.started_at,
             duration_s=time.perf_counter() - self.started,
         )
+
+    def _repeat(self) -> str:
+        words = ["pytest", f"--conformance={without_password(self.target)}"]
+        if self.setting.seed:
+            words.append(f"--conformance-seed={self.setting.seed}")
+        if self.profile.name != PROFILES["default"].name:
+            words.append(f"--conformance-profile={self.profile.name}")
+        if self.selection != [SUITE]:
+            words += self.selection
+        for option in ("keyword", "markexpr"):
+            if given := self.config.getoption(option, ""):
+                words += [{"keyword": "-k", "markexpr": "-m"}[option], given]
+        return shlex.join(words)
 
     def _layer(self, session: pytest.Session, name: str) -> Layer:
         wanted = [check for check in self.checks.values() if check.layer == name and self._selected(check)]

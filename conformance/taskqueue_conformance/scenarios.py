@@ -79,6 +79,7 @@ def _check(feature: Feature, scenario: Scenario, vocabulary: Vocabulary) -> Chec
         run=_Run(scenario, tuple(_bind(scenario, step, vocabulary) for step in scenario.steps), world),
         clauses=tuple(tag for tag in scenario.tags if CLAUSE_ID.fullmatch(tag)),
         steps=tuple(map(str, scenario.steps)),
+        scenario=scenario,
     )
 
 
@@ -159,10 +160,14 @@ class _Run:
         return Violation(where, expected="no exception", actual=f"{type(error).__name__}: {shown(str(error))}")
 
 
+_TOOLS: Final = ("hypothesis", "_hypothesis", "rich.", "pygments", "gherkin", "cucumber_expressions", "pluggy")
+
+
 @contextmanager
 def _frozen(harness: Harness) -> Iterator[Clock]:
     # Without real_asyncio every sleep would hang; without _pytest.timing durations would come out as decades.
-    # Starting is slow where many modules are loaded, so it happens once, and then the clock is moved.
-    freezer = freeze_time(START, real_asyncio=True, ignore=["_pytest.timing", *harness.real_time_modules])
+    # Starting is slow where many modules are loaded: it happens once, and then the clock is moved; and what has
+    # nothing to do with backends is not looked through.
+    freezer = freeze_time(START, real_asyncio=True, ignore=["_pytest.timing", *_TOOLS, *harness.real_time_modules])
     with freezer as clock:
         yield clock

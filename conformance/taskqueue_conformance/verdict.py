@@ -1,6 +1,6 @@
 """From the outcomes of checks to a verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -31,6 +31,18 @@ class Outcome(StrEnum):
         return self in {Outcome.FAILED, Outcome.DEVIATION, Outcome.OUTDATED}
 
 
+def summed_up(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return what several checks of one thing come to: failed if any failed, passed only if all that apply did."""
+    found = set(outcomes)
+    if any(outcome.failure for outcome in found):
+        return Outcome.FAILED
+    if not found or found & {Outcome.NOT_RUN, Outcome.SKIPPED}:
+        return Outcome.NOT_RUN
+    if Outcome.PASSED in found:
+        return Outcome.PASSED
+    return Outcome.NOT_VERIFIED if Outcome.NOT_VERIFIED in found else Outcome.NOT_CLAIMED
+
+
 class Verdict(StrEnum):
     """What the suite says of a backend."""
 
@@ -53,6 +65,8 @@ class CheckResult:
         breaks: The requirement that a failure names, or None.
         duration_s: How long it took, in seconds.
         notes: What the check wanted in the report.
+        failure: What :meth:`~taskqueue_conformance.items.CheckItem.details` says of a failure, or None.
+        started_at: When it began, in seconds since 1970, or None if it did not.
     """
 
     check: Check
@@ -61,6 +75,8 @@ class CheckResult:
     breaks: str | None = None
     duration_s: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    failure: Mapping[str, Any] | None = None
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +91,7 @@ class RequirementResult:
     @property
     def outcome(self) -> Outcome:
         """Failed if anything speaks against it; passed only if every check that applies passed."""
-        outcomes = {result.outcome for result in self.results}
-        if self.named_by or any(outcome.failure for outcome in outcomes):
-            return Outcome.FAILED
-        if outcomes & {Outcome.NOT_RUN, Outcome.SKIPPED}:
-            return Outcome.NOT_RUN
-        if Outcome.PASSED in outcomes:
-            return Outcome.PASSED
-        return Outcome.NOT_VERIFIED if Outcome.NOT_VERIFIED in outcomes else Outcome.NOT_CLAIMED
+        return Outcome.FAILED if self.named_by else summed_up(result.outcome for result in self.results)
 
     @property
     def passed(self) -> int:

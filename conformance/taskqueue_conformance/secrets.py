@@ -1,0 +1,9 @@
+"""What a report, which others read, must not tell."""
+
+import re
+
+
+def without_password(target: str) -> str:
+    """Return a target of ``--conformance``, where it is a URL, with its password replaced by three asterisks."""
+    hidden = re.sub(r"(?<=://)([^:/?#]*):[^/?#]*@", r"\1:***@", target)
+    return re.sub(r"(?<=[?&]password=)[^&#]*", "***", hidden)
