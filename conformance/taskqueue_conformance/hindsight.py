@@ -368,6 +368,7 @@ class _Retrial:
     def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
         if actual == expected:
             return None
+        chosen_otherwise = [task.id for task in actual] != [task.id for task in expected]
         for task in actual:
             if task.id not in self.model.stored:
                 self.lost = True
@@ -375,12 +376,10 @@ class _Retrial:
             mine = self.model.stored[task.id]
             kept = replace(task, payload=mine.payload, enqueued_at=mine.enqueued_at, available_at=mine.available_at)
             if kept != task:
-                return by_difference(kept, task) or "C2"
-        if [task.id for task in actual] != [task.id for task in expected]:
-            for task in actual:
-                due = self.model.stored[task.id].available_at
-                if task.available_at != due:  # chosen by another instant than the one that was given
-                    return by_difference(replace(task, available_at=due), task) or "E3"
+                # Where it changed the choice, the task had another instant before the claim.
+                stored_so = chosen_otherwise and differing_fields(kept, task) == ["available_at"]
+                return by_difference(kept, task) or ("E3" if stored_so else "C2")
+        if chosen_otherwise:
             return _wrong_choice(expected, actual, now=now, limit=limit)
         differing = next((one, other) for one, other in zip(expected, actual, strict=True) if one != other)
         return _difference(*differing) or "C2"

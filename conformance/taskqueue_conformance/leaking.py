@@ -17,6 +17,7 @@ from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.lab import LEASE, NOON, new_failure, new_task
 
 _SETTLING_S: Final = 0.02
+_LONG_AGO: Final = NOON - LEASE
 _OPEN_FILES: Final = next((path for path in map(Path, ("/proc/self/fd", "/dev/fd")) if path.is_dir()), None)
 
 
@@ -74,6 +75,7 @@ class _Surroundings:
         self.store = store
         self.open = harness.backend(store)
         self.reopened = harness.backend(store)
+        self.turns = 0
 
     async def begin(self) -> None:
         await self.open.connect()
@@ -110,10 +112,16 @@ async def _wait(here: _Surroundings) -> None:
     await asyncio.wait([waiting])
 
 
-async def _read(here: _Surroundings) -> None:
+async def _returned(here: _Surroundings) -> None:
     await here.open.tasks(limit=1)
     await here.open.expired(now=NOON, limit=10)
     await here.open.claim(now=NOON, limit=1, lease_expires_at=NOON)
+    await here.open.enqueue([new_task(name) for name in "abc"])
+    await here.open.claim(now=NOON, limit=3, lease_expires_at=NOON + LEASE)
+    await here.open.complete("a", 1, value=b"", now=_LONG_AGO)
+    await here.open.fail("b", 1, new_failure(failed_at=_LONG_AGO))
+    await here.open.cancel("c", now=_LONG_AGO)
+    await here.open.purge(finished_before=NOON, limit=3)
 
 
 async def _refused(here: _Surroundings) -> None:
@@ -131,14 +139,21 @@ async def _refused(here: _Surroundings) -> None:
 
 
 async def _cancelled(here: _Surroundings) -> None:
-    calls = [
-        asyncio.ensure_future(here.open.get("running")),
-        asyncio.ensure_future(here.open.extend([("running", 1)], lease_expires_at=NOON + LEASE)),
-    ]
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: here.open.get("running"),
+        lambda: here.open.tasks(limit=1),
+        lambda: here.open.extend([("running", 1)], lease_expires_at=NOON + LEASE),
+        lambda: here.open.claim(now=NOON, limit=1, lease_expires_at=NOON),
+        lambda: here.open.complete("running", 2, value=b"", now=NOON),
+        lambda: here.open.cancel("ended", now=NOON),
+    )
+    here.turns = here.turns % 3 + 1
     for call in calls:
-        await asyncio.sleep(0)
-        call.cancel()
-    await asyncio.wait(calls)
+        running = asyncio.ensure_future(call())
+        for _ in range(here.turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
     await here.open.get("running")
 
 
@@ -146,7 +161,7 @@ CYCLES: Final[Mapping[str, Callable[[_Surroundings], Awaitable[None]]]] = {
     "new handles connect and close": _new_handle,
     "the same handle connects and closes": _same_handle,
     "a wait ends, and another one is cancelled": _wait,
-    "calls that return": _read,
+    "calls that return": _returned,
     "refused calls": _refused,
     "cancelled calls": _cancelled,
 }

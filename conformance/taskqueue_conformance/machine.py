@@ -50,8 +50,9 @@ _picks = st.integers(min_value=0, max_value=23)
 _limits = st.sampled_from((1, 2, 100, 0, 3))
 _offsets = st.sampled_from((0, 0, 0, 0, -1, 1))
 _retries = st.one_of(_instants, st.none())
+_outcomes = st.sampled_from(("complete", "fail", "extend"))
 _values = st.sampled_from((b"value", b"", b"\x00\xff"))
-_new_tasks = st.tuples(_picks, _instants, _instants, st.sampled_from((3, 2, 1, 0)), st.sampled_from((0, 0, 0, 1, 2)))
+_new_tasks = st.tuples(_picks, _instants, _instants, st.sampled_from((3, 3, 2, 1, 0)), st.sampled_from((0, 0, 0, 1, 2)))
 
 
 def written_instant(instant: datetime) -> str:
@@ -190,6 +191,29 @@ class ContractMachine(RuleBasedStateMachine):
         """Claim when nearly everything is due, so that there is something to go on with."""
         self._do("claim", handle, now=LATE, limit=limit, lease_expires_at=lease)
 
+    @precondition(lambda self: self.has(TaskStatus.PENDING))
+    @rule(
+        handle=_handles,
+        leases=st.tuples(_instants, _instants, _instants),
+        late=st.sampled_from((1, 0)),
+        method=_outcomes,
+        value=_values,
+    )
+    def claim_again(self, handle: str, leases: Sequence[datetime], late: int, method: str, value: bytes) -> None:
+        """Claim and fail until some tasks are at their third attempts; then their holder, or a former one, acts."""
+        for lease in leases:
+            for task in self._twin.model.tasks(TaskStatus.RUNNING)[:3]:
+                failure = new_failure(task.attempts, failed_at=NOON, retry_at=NOON + task.attempts * LEASE)
+                self._do("fail", handle, task.id, task.attempts, failure, if_expired=False)
+            self._do("claim", handle, now=LATE, limit=3, lease_expires_at=lease)
+        running = self._twin.model.tasks(TaskStatus.RUNNING)
+        if running:
+            oldest = max(running, key=lambda task: task.attempts)
+            self._outcome(handle, oldest.id, max(1, oldest.attempts - late), method, value)
+        waiting = [task for task in self._twin.model.tasks(TaskStatus.PENDING) if task.failures]
+        if waiting:
+            self._do("cancel", handle, max(waiting, key=lambda task: task.attempts).id, now=NOON)
+
     @precondition(lambda self: self.has(TaskStatus.RUNNING))
     @rule(handle=_handles, pick=_picks, offset=_offsets, value=_values, now=_instants)
     def complete(self, handle: str, pick: int, offset: int, value: bytes, now: datetime) -> None:
@@ -229,19 +253,13 @@ class ContractMachine(RuleBasedStateMachine):
         self._do("extend", handle, [self._claim(*one) for one in chosen], lease_expires_at=lease)
 
     @precondition(lambda self: self.has(TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED))
-    @rule(handle=_handles, pick=_picks, offset=_offsets, method=st.sampled_from(("complete", "fail", "extend")))
+    @rule(handle=_handles, pick=_picks, offset=_offsets, method=_outcomes)
     def disturb(self, handle: str, pick: int, offset: int, method: str) -> None:
         """Complete, fail or extend what is not RUNNING, as likely as not."""
         tasks = [task for task in self._twin.model.tasks() if task.status is not TaskStatus.RUNNING]
         task = tasks[pick % len(tasks)]
         attempt = max(1, task.attempts + offset)
-        if method == "complete":
-            self._do("complete", handle, task.id, attempt, value=b"disturbance", now=LATE)
-        elif method == "fail":
-            failure = new_failure(attempt, failed_at=LATE, retry_at=LATE)
-            self._do("fail", handle, task.id, attempt, failure, if_expired=False)
-        else:
-            self._do("extend", handle, [(task.id, attempt)], lease_expires_at=LATE)
+        self._outcome(handle, task.id, attempt, method, b"disturbance")
 
     @precondition(lambda self: self.has(TaskStatus.RUNNING))
     @rule(handle=_handles, now=_instants, limit=_limits)
@@ -277,6 +295,16 @@ class ContractMachine(RuleBasedStateMachine):
         task_id = candidates[pick % len(candidates)]
         task = self._twin.model.stored.get(task_id)
         return task_id, max(1, (1 if task is None else task.attempts) + offset)
+
+    def _outcome(self, handle: str, task_id: str, attempt: int, method: str, value: bytes) -> None:
+        """Complete, fail or extend a claim that may not be held."""
+        if method == "complete":
+            self._do("complete", handle, task_id, attempt, value=value, now=LATE)
+        elif method == "fail":
+            failure = new_failure(attempt, failed_at=LATE, retry_at=LATE)
+            self._do("fail", handle, task_id, attempt, failure, if_expired=False)
+        else:
+            self._do("extend", handle, [(task_id, attempt)], lease_expires_at=LATE)
 
     def _do(self, method: str, *args: Any, **options: Any) -> None:
         self._calls.append(Call(method, args, options))
@@ -374,7 +402,7 @@ def _violation(calls: Sequence[Call], error: Exception, origin: str) -> Violatio
 
 
 @contextmanager
-def _storage_elsewhere() -> Iterator[None]:
+def storage_elsewhere() -> Iterator[None]:
     """Keep Hypothesis from leaving a folder of its own in the adopter's working directory."""
     before = os.environ.get(_STORAGE)
     with tempfile.TemporaryDirectory(prefix="taskqueue-conformance-") as folder:
@@ -401,7 +429,7 @@ async def explore(lab: Lab, *, examples: int, seed_number: int) -> dict[str, int
         return ContractMachine(exploration)
 
     def run() -> None:
-        with _storage_elsewhere():
+        with storage_elsewhere():
             search()
 
     def search() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from taskqueue import Failure, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
@@ -16,6 +16,7 @@ HANDLES = ("A", "B")
 """The names of the two handles."""
 
 _PAGE = 50
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
 
 
@@ -154,8 +155,12 @@ class Twin:
         other = self._other(name)
         last = next(reversed(self.model.stored), None)
         # At once, so that a backend that batches its calls can; nothing else is under way that could come between.
-        listed, counts, due, found = await asyncio.gather(
-            _list_all(other), other.counts(), other.next_due(), other.get(last or "unknown")
+        listed, counts, due, found, over = await asyncio.gather(
+            _list_all(other),
+            other.counts(),
+            other.next_due(),
+            other.get(last or "unknown"),
+            other.expired(now=_END_OF_TIME, limit=_PAGE),
         )
         expected = self.model.tasks()
         by_id = {task.id: task for task in listed}
@@ -175,6 +180,11 @@ class Twin:
         )
         expect_equal(f"counts() {when}", dict(counts), self.model.counts(), breaks="LISTING")
         expect_equal(f"next_due() {when}", due, self.model.next_due(), breaks="LISTING")
+        running = self.model.expired(now=_END_OF_TIME)
+        # Ties may come in any order.
+        leases = [task.lease_expires_at for task in running[:_PAGE]]
+        expect_equal(f"the leases of expired() {when}", [t.lease_expires_at for t in over], leases, breaks="D3")
+        expect(f"expired() {when}", all(t in running for t in over), expected=running, actual=over, breaks="D3")
         # One of them by its id as well; this is also what shows that anything was stored at all.
         if last is not None:
             _compare_task(f"get({last!r}) {when}", found, self.model.stored[last], breaks)

@@ -1,5 +1,6 @@
 """What a failing check says: the requirement, what was expected, what happened, and where to look."""
 
+import functools
 from collections.abc import Awaitable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from taskqueue_conformance.requirements import REQUIREMENTS
 E = TypeVar("E", bound=BaseException)
 
 _SHOWN = 300
+_MANY = 20
 # Its type stays what it is under frozen time, where freezegun replaces the name of the class.
 _AN_INSTANT = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -120,6 +122,8 @@ async def expect_refused(
 
 def shown(value: object) -> str:
     """Return ``value`` for a message: short, and strings as they are."""
+    if isinstance(value, list) and len(value) > _MANY:
+        return f"{_compact(value[:_MANY])[: _SHOWN - 60]}… ({len(value)} in all)"
     text = value if isinstance(value, str) else _compact(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 60]}… ({len(text)} characters in all)"
 
@@ -130,11 +134,13 @@ def _compact(value: object) -> str:
         return str(value)
     if isinstance(value, Enum):
         return value.name
-    if is_dataclass(value) and not isinstance(value, type):
+    kind: Any = type(value)
+    defaults = _defaults(kind)
+    if defaults is not None:
         told = [
-            f"{field.name}={_compact(getattr(value, field.name))}"
-            for field in fields(value)
-            if field.repr and (field.default is MISSING or getattr(value, field.name) != field.default)
+            f"{name}={_compact(each)}"
+            for name, default in defaults
+            if (each := getattr(value, name)) != default or default is MISSING
         ]
         return f"{type(value).__name__}({', '.join(told)})"
     if type(value) in (list, tuple):
@@ -143,6 +149,14 @@ def _compact(value: object) -> str:
     if type(value) is dict:
         return "{" + ", ".join(f"{_compact(key)}: {_compact(each)}" for key, each in value.items()) + "}"
     return repr(value)
+
+
+@functools.cache
+def _defaults(kind: type) -> Sequence[tuple[str, object]] | None:
+    """Return the fields that a record shows, with their defaults, or None for what is no record."""
+    if not is_dataclass(kind):
+        return None
+    return [(field.name, field.default) for field in fields(kind) if field.repr]
 
 
 def _difference(expected: object, actual: object) -> tuple[str, str]:

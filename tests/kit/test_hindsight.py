@@ -75,6 +75,58 @@ def test_what_is_lost_by_closing_is_a_matter_of_durability() -> None:
     assert breach.requirement == "D1"
 
 
+def test_a_listing_that_is_empty_after_reopening_is_a_matter_of_durability() -> None:
+    listed = ("tasks", {"status": None, "after": None, "limit": 5}, ([], None))
+    reopened = (("close", {}, None), ("connect", {}, None))
+    assert (breach := first_breach(recorded(ENQUEUED, *reopened, listed).calls)) is not None
+    assert breach.requirement == "D1"
+    assert (breach := first_breach(recorded(ENQUEUED, listed).calls)) is not None
+    assert breach.requirement == "LISTING"
+
+
+@pytest.mark.parametrize(
+    ("answer", "breaks"),
+    [
+        (replace(A, started_at=NOON), "R1"),
+        (A, "R1"),
+        (replace(RUNNING, started_at=None), "C2"),
+    ],
+)
+def test_a_claim_that_left_the_attempt_uncounted_breaks_the_budget(answer: Task, breaks: str) -> None:
+    breach = first_breach(recorded(ENQUEUED, CLAIMED, ("get", {"task_id": "a"}, answer)).calls)
+    assert breach is not None
+    assert breach.requirement == breaks
+
+
+@pytest.mark.parametrize(("attempts", "breaks"), [(1, "R2"), (2, "C2")])
+def test_a_task_that_is_still_running_after_its_failure_breaks_the_retry(attempts: int, breaks: str) -> None:
+    task = replace(A, max_retries=3)
+    running = replace(RUNNING, max_retries=3)
+    failure = new_failure(1, retry_at=NOON + timedelta(hours=1))
+    waiting = replace(task, attempts=1, started_at=NOON, available_at=NOON + timedelta(hours=1), failures=(failure,))
+    failed = ("fail", {"task_id": "a", "attempt": 1, "failure": failure}, waiting)
+    seen = ("get", {"task_id": "a"}, replace(running, attempts=attempts))
+    enqueued = ("enqueue", {"tasks": [task, B]}, None)
+    breach = first_breach(recorded(enqueued, ("claim", CLAIM, [running]), failed, seen).calls)
+    assert breach is not None
+    assert breach.requirement == breaks
+
+
+@pytest.mark.parametrize(
+    ("answer", "breaks"),
+    [
+        ([replace(RUNNING, id="b", payload=B.payload, available_at=NOON - timedelta(hours=1))], "E3"),
+        ([replace(RUNNING, available_at=NOON - timedelta(hours=1))], "C2"),
+    ],
+)
+def test_tasks_that_were_chosen_by_another_instant_were_stored_with_it(answer: Any, breaks: str) -> None:
+    claim = CLAIM | {"now": NOON + timedelta(seconds=1), "limit": 1}
+    answer = [replace(task, started_at=claim["now"]) for task in answer]
+    breach = first_breach(recorded(ENQUEUED, ("claim", claim, answer)).calls)
+    assert breach is not None
+    assert breach.requirement == breaks
+
+
 def test_a_wrong_sum_counts_only_if_no_record_is_wrong() -> None:
     counts: dict[str, Any] = {}
     alone = recorded(ENQUEUED, ("counts", {}, counts))

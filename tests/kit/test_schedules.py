@@ -25,6 +25,7 @@ SCHEDULES = {
     "schedules/R1/retries-race",
     "schedules/G1/purges-race",
     "schedules/LISTING/listings-race",
+    "schedules/LISTING/sums-race-one-task",
     "schedules/V1/results-race-readers",
     "schedules/X1/one-handle-serves-many-calls",
 }
@@ -122,6 +123,12 @@ async def count_one_by_one(self: Open) -> Any:
     return counts
 
 
+async def look_at_leases_then_at_etas(self: Open) -> Any:
+    leases = [task.lease_expires_at for task in self.all() if task.lease_expires_at is not None]
+    await pause()
+    return min([*leases, *(task.available_at for task in self.all() if task.status == "pending")], default=None)
+
+
 async def extend_what_it_saw(self: Open, claims: Any, *, lease_expires_at: Any) -> Any:
     held = []
     for task_id, attempt in claims:
@@ -154,6 +161,7 @@ DEFECTS: list[tuple[str, str, Method, str, str]] = [
     ("schedules/L1/enqueues-race", "enqueue", enqueue_one_by_one, "L1", "already enqueued"),
     ("schedules/G1/purges-race", "purge", purge_what_another_counts, "G1", "removed, since"),
     ("schedules/LISTING/listings-race", "counts", count_one_by_one, "LISTING", "the counts at one instant"),
+    ("schedules/LISTING/sums-race-one-task", "next_due", look_at_leases_then_at_etas, "LISTING", "next_due()"),
     (
         "schedules/V1/results-race-readers",
         "complete",

@@ -276,6 +276,22 @@ async def listings_race(lab: Lab) -> None:
     await _explore(lab, scene)
 
 
+@check("LISTING", "Sums of one task that is claimed, retried and ended are those of one moment", layer="schedules")
+async def sums_race_one_task(lab: Lab) -> None:
+    """A task that is alone shows it when a sum adds up two moments: it is in neither, or in both."""
+
+    async def scene(stage: Stage) -> list[Actor]:
+        await stage.put(new_task("t1", available_at=NOON - SECOND, max_retries=3))
+        return [_worker(stage, 0, 2), _summer(stage, 1), _summer(stage, 2)]
+
+    await _explore(lab, scene)
+
+
+async def _summer(stage: Stage, handle: int) -> None:
+    for method in stage.rng.sample(["next_due", "next_due", "counts"], 3):
+        await stage.call(handle, method)
+
+
 @check("V1", "A result is seen whole or not at all, and is the one that was recorded", layer="schedules")
 async def results_race_readers(lab: Lab) -> None:
     async def scene(stage: Stage) -> list[Actor]:

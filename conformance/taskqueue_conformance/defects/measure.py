@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings, strategies
 
+from taskqueue_conformance.machine import storage_elsewhere
 from taskqueue_conformance.report import FILE_NAME
 from taskqueue_conformance.suite import LAYERS, required_checks
 
@@ -95,7 +97,19 @@ def preload() -> None:
     required_checks()
     for name in ("freezegun.api", "hypothesis.stateful", "taskqueue_conformance.run", "taskqueue.backends.sqlite"):
         importlib.import_module(name)
+    _warm_up()
     gc.freeze()
+
+
+def _warm_up() -> None:
+    """Let Hypothesis look for constants in the modules that are loaded, which it does once in a process."""
+
+    @settings(max_examples=20, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @given(strategies.integers())
+    def draw(_: int) -> None: ...
+
+    with storage_elsewhere():
+        draw()
 
 
 def measure(jobs: Iterable[Job], *, parallel: int) -> Iterator[Run]:

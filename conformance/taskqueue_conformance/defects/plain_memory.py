@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -133,8 +134,8 @@ class Store:
 
     def offending(self, tasks: Sequence[Task]) -> list[str]:
         """Return the ids that are known or stand twice."""
-        ids = [task.id for task in tasks]
-        return list(dict.fromkeys(one for one in ids if one in self.stored or ids.count(one) > 1))
+        times = Counter(task.id for task in tasks)
+        return [one for one, number in times.items() if one in self.stored or number > 1]
 
     def add(self, task: Task) -> None:
         """Store a new task behind all others."""

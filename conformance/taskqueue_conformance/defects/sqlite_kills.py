@@ -1,10 +1,13 @@
 """Right unless the process dies: several transactions for one call, and answers before the commit (D1, D2, D3, R1)."""
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -17,7 +20,10 @@ PAUSE_S = 0.002
 
 
 class TwoTransactions(PlainSQLite):
-    """Commits in the middle of a call, under a lock of the process: nobody here sees the state in between."""
+    """Commits in the middle of a call, under a lock of its own that all processes respect: nobody sees the middle.
+
+    Only a process that dies there shows it; the lock goes with the process.
+    """
 
     gate: ClassVar[threading.RLock] = threading.RLock()
     pause_s: ClassVar[float] = PAUSE_S
@@ -27,16 +33,26 @@ class TwoTransactions(PlainSQLite):
         time.sleep(self.pause_s)
         db.execute("BEGIN IMMEDIATE")
 
-    def in_transaction(self, work: Callable[[sqlite3.Connection], Any], db: sqlite3.Connection) -> Any:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
         with self.gate:
+            lock = os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(lock)
+
+    def in_transaction(self, work: Callable[[sqlite3.Connection], Any], db: sqlite3.Connection) -> Any:
+        with self.alone():
             return super().in_transaction(work, db)
 
     async def read(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         def alone(db: sqlite3.Connection) -> Any:
-            with self.gate:
+            with self.alone():
                 return work(db)
 
-        return await super().read(alone)
+        return await self.session().run(alone)
 
 
 @planted("D2", "enqueue commits each task of a list by itself", also="D1 API X1 L1", layer="kills")
