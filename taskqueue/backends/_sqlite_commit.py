@@ -6,19 +6,19 @@ from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
-from taskqueue.backends._sqlite_operations import Enqueue, Operation, enqueue_all
+from taskqueue.backends._sqlite_operations import Complete, Enqueue, Operation, complete_all, enqueue_all
 from taskqueue.errors import TaskQueueError
 
 
 def execute(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
-    """Run the operations in order, in one transaction if any of them writes, and commit.
+    """Run the operations in order, in one transaction if any of them writes, and commit; one that is a single statement, without.
 
     Returns:
         The outcome of each: its result, or the exception to raise to its caller. An operation that was refused has
         changed nothing. If anything else goes wrong, the transaction is rolled back and each operation runs again in
         one of its own, so that it harms no caller but its own.
     """
-    if not any(operation.writes for operation in operations):
+    if not any(operation.writes for operation in operations) or (len(operations) == 1 and operations[0].single):
         return [_alone(db, operation) for operation in operations]
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -47,11 +47,14 @@ def _alone(db: sqlite3.Connection, operation: Operation[Any]) -> Any:
 
 def _outcomes(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
     outcomes: list[Any] = []
-    for is_enqueue, group in groupby(operations, key=lambda operation: isinstance(operation, Enqueue)):
-        if is_enqueue:
-            outcomes += enqueue_all(db, [operation.rows for operation in group if isinstance(operation, Enqueue)])
+    for kind, group in groupby(operations, key=type):
+        neighbours: list[Any] = list(group)
+        if len(neighbours) > 1 and kind is Enqueue:
+            outcomes += enqueue_all(db, [operation.rows for operation in neighbours])
+        elif len(neighbours) > 1 and kind is Complete:
+            outcomes += complete_all(db, neighbours)
         else:
-            outcomes += [_unless_refused(db, operation) for operation in group]
+            outcomes += [_unless_refused(db, operation) for operation in neighbours]
     return outcomes
 
 

@@ -140,9 +140,13 @@ def _identity_of(name: str) -> Identity | None:
 
 
 def _check_identity(path: str, name: str, identity: Identity) -> None:
-    found = _identity_of(name)
-    if found != identity:
-        what = "removed" if found is None else "replaced by another"
+    try:
+        found = os.stat(name)  # noqa: PTH116 - as above
+        missing = False
+    except OSError:
+        missing = True
+    if missing or found.st_ino != identity.inode or found.st_dev != identity.device:
+        what = "removed" if missing else "replaced by another"
         raise StoreUnavailable(
             path,
             f"{name} was {what} while it was open. Put the file back, or close this handle and connect again (a "

@@ -9,8 +9,7 @@ in the middle of something; so a fork waits until no call is running.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 _PATIENCE_SECONDS: Final = 5.0
@@ -20,15 +19,18 @@ _running = 0
 _in_child: Final[list[Callable[[], None]]] = []
 
 
-@contextmanager
-def running() -> Iterator[None]:
+class running:  # noqa: N801 - used as a context manager, and a class is the cheapest kind, for every call pays it
     """Mark a call into SQLite. Waits while the process forks."""
-    global _running  # noqa: PLW0603 - forking is a matter of the whole process
-    with _changed:
-        _running += 1
-    try:
-        yield
-    finally:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _running  # noqa: PLW0603 - forking is a matter of the whole process
+        with _changed:
+            _running += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _running  # noqa: PLW0603 - as above
         with _changed:
             _running -= 1
             _changed.notify_all()

@@ -8,9 +8,8 @@ transaction are not harmed. After a rollback it may be called again.
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,7 +24,7 @@ from taskqueue.backends._sqlite_schema import (
     task_of_row,
     to_json,
 )
-from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TooLarge
+from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TaskQueueError, TooLarge
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 
@@ -42,10 +41,12 @@ class Operation(Generic[T]):
     Attributes:
         run: Does it and returns the result.
         writes: Whether it needs a transaction. One that does not is a single SELECT.
+        single: Whether, if it writes, it is a single statement, which is a transaction by itself.
     """
 
     run: Callable[[sqlite3.Connection], T]
     writes: bool
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,18 @@ class Enqueue(Operation[None]):
         rows: The tasks, as rows of the table.
     """
 
-    rows: Sequence[tuple[Any, ...]]
+    rows: Sequence[tuple[Any, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(Operation[None]):
+    """A call of ``complete``. Calls that stand next to each other can run as one: see :func:`complete_all`.
+
+    Attributes:
+        arguments: Those of the statement.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 # INDEXED BY: without statistics SQLite may take the index on the status alone, and sort. If the index cannot
@@ -160,11 +172,35 @@ def enqueue(tasks: Iterable[Task]) -> Enqueue:
         if refusal is not None:
             raise refusal
 
+    def run_single(db: sqlite3.Connection) -> None:
+        try:
+            with _sizes_checked(db, "the largest task", rows[0]):
+                db.execute(_INSERT, rows[0])
+        except sqlite3.IntegrityError as error:
+            if _is_duplicate(error):
+                raise TaskExists((rows[0][0],)) from None
+            raise
+
+    if len(rows) == 1:
+        return Enqueue(run_single, writes=True, single=True, rows=rows)
     return Enqueue(run, writes=True, rows=rows)
 
 
 def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
     """Add the rows of several calls, those of each call wholly or not at all; return each call's refusal, or None."""
+    rows = [row for call in calls for row in call]
+    try:
+        with _savepoint(db), _sizes_checked(db, "the largest task", *rows):
+            db.executemany(_INSERT, rows)
+    except sqlite3.IntegrityError as error:
+        if not _is_duplicate(error):
+            raise
+        return _enqueue_some(db, calls)
+    return [None] * len(calls)
+
+
+def _enqueue_some(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
+    """Do what ``enqueue_all`` does where ids are known, or stand there twice."""
     ids = to_json(row[0] for rows in calls for row in rows)
     known = {task_id for (task_id,) in db.execute(_KNOWN_IDS, (ids,))}
     accepted: list[tuple[Any, ...]] = []
@@ -182,9 +218,12 @@ def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]
             refusals.append(None)
             accepted += rows
             known |= own
-    with _sizes_checked(db, "the largest task", *accepted):
-        db.executemany(_INSERT, accepted)
+    db.executemany(_INSERT, accepted)
     return refusals
+
+
+def _is_duplicate(error: sqlite3.IntegrityError) -> bool:
+    return error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
 
 
 def claim(*, now: datetime, limit: int, lease_expires_at: datetime) -> Operation[Sequence[Task]]:
@@ -200,7 +239,7 @@ def claim(*, now: datetime, limit: int, lease_expires_at: datetime) -> Operation
         rows.sort(key=_claim_order)  # RETURNING has an order of its own
         return _tasks(rows)
 
-    return Operation(run, writes=True)
+    return Operation(run, writes=True, single=True)
 
 
 def _claim_order(row: Sequence[Any]) -> tuple[int, int]:
@@ -232,7 +271,30 @@ def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Oper
         if not changed:
             raise _refusal(db, task_id, attempt)
 
-    return Operation(run, writes=True)
+    return Complete(run, writes=True, arguments=arguments)
+
+
+def complete_all(db: sqlite3.Connection, calls: Sequence[Complete]) -> Sequence[TaskQueueError | None]:
+    """Run several calls of ``complete``; return each call's refusal, or None."""
+    try:
+        with _savepoint(db):
+            if db.executemany(COMPLETE, [call.arguments for call in calls]).rowcount != len(calls):
+                raise _SomeRefusedError
+    except _SomeRefusedError:
+        return [_refusal_of(call, db) for call in calls]
+    return [None] * len(calls)
+
+
+class _SomeRefusedError(Exception):
+    pass
+
+
+def _refusal_of(call: Complete, db: sqlite3.Connection) -> TaskQueueError | None:
+    try:
+        call.run(db)
+    except TaskQueueError as refusal:
+        return refusal
+    return None
 
 
 def fail(task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> Operation[Task]:
@@ -377,14 +439,43 @@ def _tasks(rows: Iterable[Sequence[Any]]) -> list[Task]:
     return tasks
 
 
-@contextmanager
-def _sizes_checked(db: sqlite3.Connection, what: str, *rows: Sequence[Any]) -> Iterator[None]:
+class _savepoint:  # noqa: N801 - a context manager, and a class is the cheapest kind
+    """Undo what was done inside if it raises; inside a transaction."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("SAVEPOINT taskqueue_group")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._db.in_transaction:  # some errors make SQLite roll all of it back
+            return
+        if kind is not None:
+            self._db.execute("ROLLBACK TO taskqueue_group")
+        self._db.execute("RELEASE taskqueue_group")
+
+
+class _sizes_checked:  # noqa: N801 - as above
     """Turn SQLite's refusal of a value that is too large into ours."""
-    try:
-        yield
-    except (sqlite3.DataError, OverflowError) as error:
-        limit = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
-        size = max((sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in rows), default=0)
-        if size <= limit:
-            raise
-        raise TooLarge(what, size=size, limit=limit) from error
+
+    __slots__ = ("_db", "_rows", "_what")
+
+    def __init__(self, db: sqlite3.Connection, what: str, *rows: Sequence[Any]) -> None:
+        self._db = db
+        self._what = what
+        self._rows = rows
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, (sqlite3.DataError, OverflowError)):
+            return
+        limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        cells = (sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in self._rows)
+        size = max(cells, default=0)
+        if size > limit:
+            raise TooLarge(self._what, size=size, limit=limit) from error

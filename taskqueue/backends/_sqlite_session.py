@@ -30,9 +30,10 @@ class _Call(NamedTuple):
 class Session:
     """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
 
-    Calls are queued, and a task of the session's own takes them from the queue: one alone, or in one transaction all
-    that have come together in the meantime. So the order of the calls is kept, a caller's cancellation never reaches
-    a transaction, and answers are given only after the commit.
+    Calls are queued, and handed to the thread whenever it has nothing to do: one alone, or in one transaction all that
+    have come together in the meantime. So the order of the calls is kept, a caller's cancellation never reaches a
+    transaction, and answers are given only after the commit. Callbacks do it all: a task of its own would cost a call
+    two more turns of the event loop.
 
     Args:
         path: The absolute path of the file.
@@ -45,7 +46,9 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._thread = FileThread(opener)
         self._calls: deque[_Call] = deque()
-        self._drainer: asyncio.Task[None] | None = None
+        self._flushing = False
+        self._working = False
+        self._at_rest: asyncio.Future[None] | None = None
         self._lookout = Lookout(self._store, self.submit)
         self._connecting = 0
         self._connected = False
@@ -93,7 +96,10 @@ class Session:
         """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
         answer: asyncio.Future[T] = self._loop.create_future()
         self._calls.append(_Call(operation, answer))
-        self._start_draining()
+        if not (self._flushing or self._working):
+            # Not at once, so that calls of the same turn of the event loop share a transaction.
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         return answer
 
     async def wait(self, seconds: float) -> None:
@@ -108,49 +114,42 @@ class Session:
         await finished(self._opening)
         if self._opening.cancelled() or self._opening.exception() is not None:
             return
-        if self._drainer is not None:
-            await finished(self._drainer)
-        await self._drain()
+        while self._flushing or self._working:
+            self._at_rest = self._loop.create_future()
+            await finished(self._at_rest)
         self._lookout.close()
         await self._thread.close()
         self.closed = True
         if not self._guardian.ag_running:
             await self._guardian.aclose()
 
-    def _start_draining(self) -> None:
-        if self._drainer is None:
-            self._drainer = self._loop.create_task(self._drain())
-            self._drainer.add_done_callback(self._drained)
+    def _flush(self) -> None:
+        """Hand what has gathered to the thread."""
+        self._flushing = False
+        calls = self._next_calls()
+        if calls:
+            self._working = True
+            self._thread.begin(partial(self._work, [call.operation for call in calls]), partial(self._worked, calls))
+        elif self._at_rest is not None and not self._at_rest.done():
+            self._at_rest.set_result(None)
 
-    def _drained(self, drainer: "asyncio.Task[None]") -> None:
-        if self._drainer is drainer:  # it was cancelled before it began, as at the end of asyncio.run
-            self._drainer = None
-            if self._calls and self._closing is None:
-                self._start_draining()
-
-    async def _drain(self) -> None:
-        while self._calls:
-            calls = self._next_calls()
-            if not calls:
-                continue
-            outcomes: Sequence[Any]
-            try:
-                version, changed, outcomes = await self._thread.run(
-                    partial(self._work, [call.operation for call in calls])
-                )
-            except Exception as error:  # noqa: BLE001 - it is delivered to the callers
-                outcomes = [error] * len(calls)
-            else:
-                self._lookout.see(version, changed=changed)
-            for call, outcome in zip(calls, outcomes, strict=True):
-                self._answer(call, outcome)
-        self._drainer = None
+    def _worked(
+        self, calls: Sequence[_Call], result: tuple[int, bool, Sequence[Any]], error: BaseException | None
+    ) -> None:
+        outcomes: Sequence[Any] = [error] * len(calls)
+        if error is None:
+            version, changed, outcomes = result
+            self._lookout.see(version, changed=changed)
+        self._working = False
+        self._flush()  # first, so that the thread goes on while the callers take their answers
+        for call, outcome in zip(calls, outcomes, strict=True):
+            self._answer(call, outcome)
 
     def _next_calls(self) -> list[_Call]:
         calls: list[_Call] = []
         while self._calls and len(calls) < _LARGEST_BATCH:
             call = self._calls.popleft()
-            if not call.answer.done():
+            if not call.answer.done():  # else it was cancelled
                 calls.append(call)
         return calls
 
