@@ -48,7 +48,8 @@ def test_every_invariant_has_planted_defects() -> None:
 
 def test_every_layer_is_expected_to_catch_some() -> None:
     expected = Counter(defect.layer for defect in catalogue().values())
-    assert all(expected[layer] >= 5 for layer in LAYERS), expected
+    # The harness of the planted defects can restart no server.
+    assert all(expected[layer] >= 5 for layer in LAYERS if layer != "restarts"), expected
 
 
 def test_every_clause_has_a_defect_planted_for_it_or_a_reason() -> None:
@@ -99,7 +100,9 @@ def test_a_defect_that_is_none_is_a_survivor_and_the_status_says_so(tmp_path: Pa
         "import sys\n"
         "from taskqueue_conformance.__main__ import main\n"
         "from taskqueue_conformance.defects.catalogue import planted\n"
+        "from taskqueue_conformance.defects import command\n"
         "from taskqueue_conformance.defects.plain_memory import Store\n"
+        "command.PROGRESS_S = 0\n"
         "planted('E1', 'is right in truth')(type('RightInTruth', (Store,), {}))\n"
         "sys.exit(main(['defects', '--only', 'right-in-truth', '--layers', 'scenarios']))\n"
     )
@@ -107,7 +110,8 @@ def test_a_defect_that_is_none_is_a_survivor_and_the_status_says_so(tmp_path: Pa
         [sys.executable, "planting.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
     )
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "right-in-truth" in ended.stdout
+    told = ended.stdout.index("SURVIVED: right-in-truth")
+    assert told < ended.stdout.index("1 of 1 runs have ended after")
 
 
 @pytest.mark.parametrize("name", ["null_empty", "null_raising", "null_forgetful"])

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +20,8 @@ from taskqueue_conformance.defects.matrix import Control, Finding, Kill, Matrix,
 from taskqueue_conformance.defects.measure import Job, Run, measure, preload
 from taskqueue_conformance.suite import LAYERS
 
+PROGRESS_S = 30.0
+"""How often the command says how far it is where there is no terminal, in seconds."""
 _WIDTH = 170  # of a file or a pipe
 _EXAMPLE = Path("docs") / "examples" / "lmdb_backend.py"
 
@@ -80,15 +83,14 @@ def _measured(
         Job(target=each.target, stop=False, layers=("scenarios",)) for each in chosen if each.clauses and not full
     ]
     work += scenarios
-    work += [Job(target=each.target, stop=not full, layers=layers) for each in reversed(chosen)]
+    work += [Job(target=each.target, stop=not full, layers=layers) for each in sorted(chosen, key=_lasts, reverse=True)]
+    by_target = {each.target: each for each in chosen}
     done: dict[Job, Run] = {}
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("defects", total=len(work))
+    with _Watch(len(work), console) as watch:
         for each in measure(work, parallel=jobs):
             done[each.job] = each
-            progress.update(bar, advance=1, description=each.job.target.partition(":")[2] or each.job.target)
-    by_target = {each.target: each for each in chosen}
+            defect = None if each.job in scenarios else by_target.get(each.job.target)
+            watch.tell(each.job.target, None if defect is None else Finding(defect, each))
     findings = [Finding(each, done[Job(target=each.target, stop=not full, layers=layers)]) for each in chosen]
     return Matrix(
         findings=findings,
@@ -100,6 +102,43 @@ def _measured(
         full=full,
         seconds=time.perf_counter() - begun,
     )
+
+
+def _lasts(defect: Defect) -> tuple[int, bool]:
+    """By how long it takes to catch a defect: more layers, and files."""
+    return LAYERS.index(defect.layer), defect.base == "sqlite"
+
+
+class _Watch:
+    """Says how far the run is: a bar on a terminal, elsewhere a line now and then. Trouble is told at once."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._console = console
+        self._total = total
+        self._ended = 0
+        self._begun = self._told = time.monotonic()
+        columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = self._progress.add_task("defects", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def tell(self, target: str, finding: Finding | None) -> None:
+        """Take note that one run has ended, and of what it found if it was that of a defect."""
+        self._ended += 1
+        self._progress.update(self._bar, advance=1, description=target.partition(":")[2] or target)
+        if finding is not None and finding.kill is not Kill.CAUGHT:
+            _print_trouble(finding, self._console)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._told >= PROGRESS_S:
+            self._told = now
+            spent = f"{now - self._begun:.0f} s"
+            self._console.print(f"{self._ended} of {self._total} runs have ended after {spent}", markup=False)
 
 
 def _correct() -> list[str]:

@@ -187,36 +187,72 @@ class Matrix:
 
 
 def markdown(matrix: Matrix) -> str:
-    """Return the matrix as tables for a page of the documentation."""
-    lines = ["| layer | caught here first |", "|---|---:|"]
-    lines += [f"| {layer} | {len(found)} |" for layer, found in matrix.by_layer().items()]
-    lines += [
+    """Return the matrix as a page of the documentation."""
+    totals = ", ".join(f"{len(matrix.of(kill))} {kill}" for kill in Kill)
+    lines = [
+        "# The kill matrix",
         "",
-        "| requirement | defects | caught for it | for another reason | survived |",
-        "|---|---:|---:|---:|---:|",
+        "Written by `python -m taskqueue_conformance defects --markdown docs/explanation/kill-matrix.md`; do not edit.",
+        "[What the suite is worth](suite-strength.md) says what it means.",
+        "",
+        f"{len(matrix.findings)} defects: {totals}. The run took {matrix.seconds / 60:.0f} minutes.",
+        "",
+        "## By layer",
+        "",
+        "No earlier layer catches these.",
+        "",
+        *_table(("layer", "caught here first"), [(layer, len(found)) for layer, found in matrix.by_layer().items()]),
+        "",
+        "## By requirement",
+        "",
+        *_table(
+            ("requirement", "defects", "caught for it", "for another reason", "survived"),
+            [
+                (requirement, len(found), kills[Kill.CAUGHT], kills[Kill.MISNAMED], kills[Kill.SURVIVED])
+                for requirement, found in matrix.by_requirement().items()
+                if found and (kills := Counter(finding.kill for finding in found))
+            ],
+        ),
+        "",
+        "## By clause of the specification",
+        "",
+        "Each of these fails, of the scenarios, only those that prove the clause.",
+        "",
+        *_table(
+            ("clause", "defects"),
+            [(clause, ", ".join(map(_code, ids)) or "**none**") for clause, ids in sorted(matrix.proofs().items())],
+        ),
+        "",
+        "## Backends that must pass nothing, or everything",
+        "",
+        *_table(("backend", "what it does"), [(_code(control.name), control.said) for control in matrix.controls]),
+        "",
+        "## Every defect",
+        "",
+        *_table(("defect", "what is wrong", "breaks", "caught by", "names", "s"), map(_row, matrix.findings)),
     ]
-    for requirement, found in matrix.by_requirement().items():
-        if found:
-            kills = Counter(finding.kill for finding in found)
-            numbers = (len(found), kills[Kill.CAUGHT], kills[Kill.MISNAMED], kills[Kill.SURVIVED])
-            lines.append(f"| {requirement} | {' | '.join(map(str, numbers))} |")
-    lines += ["", "| defect | what is wrong | breaks | caught by | names | s |", "|---|---|---|---|---|---:|"]
-    lines += [_row(finding) for finding in matrix.findings]
     return "\n".join(lines) + "\n"
 
 
-def _row(finding: Finding) -> str:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _row(finding: Finding) -> Sequence[str]:
     defect, first = finding.defect, finding.first
     seen = f" ({defect.seen_in})" if defect.seen_in else ""
-    cells = (
-        f"`{defect.id}`",
+    return (
+        _code(defect.id),
         f"{defect.does}{seen}".replace("|", "\\|").replace("<", "&lt;"),
         ", ".join([defect.breaks, *sorted(defect.also)]),
-        f"`{first.check}`".replace("|", "\\|") if first else f"**{finding.kill}**",
+        _code(first.check) if first else f"**{finding.kill}**",
         first.breaks if first and finding.kill is Kill.CAUGHT else f"**{first.breaks}**" if first else "",
         f"{finding.run.seconds:.1f}",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def requirements_without(findings: Iterable[Finding]) -> list[str]:
