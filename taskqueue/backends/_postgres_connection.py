@@ -47,6 +47,10 @@ class ConnectionLost(Exception):
     """A connection ended, or did not answer in time, while a statement was under way: whether it ran is unknown."""
 
 
+class Unsettled(Exception):
+    """A statement changed nothing for no reason that can be seen: a trigger or a policy on the table, perhaps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """How to reach a server.
@@ -188,7 +192,7 @@ def retriable(error: BaseException) -> bool:
 
 def driver_error(error: BaseException) -> bool:
     """Whether this comes from the driver or the server."""
-    return isinstance(error, (ConnectionLost, OSError, asyncpg.PostgresError, asyncpg.InterfaceError))
+    return isinstance(error, (ConnectionLost, Unsettled, OSError, asyncpg.PostgresError, asyncpg.InterfaceError))
 
 
 def reason(error: BaseException) -> str:

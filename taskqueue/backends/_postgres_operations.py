@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation
+from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation, Unsettled
 from taskqueue.backends._sqlite_schema import (
     COLUMNS,
     DamagedRow,
@@ -244,6 +244,7 @@ def _claim_order(row: Row) -> tuple[int, int]:
 
 # Outcomes ---------------------------------------------------------------------------------------------------------
 
+_MOST_ROUNDS: Final = 20
 _STATE: Final = "SELECT id, status, attempts, lease_expires_at FROM @tasks WHERE id = ANY ($1::text[])"
 
 
@@ -260,7 +261,7 @@ async def _settle(
     """
     answers: dict[str, Any] = {}
     left = list(operations)
-    while left:
+    for _ in range(_MOST_ROUNDS):
         try:
             answers |= await step(db, table, left)
             left = [operation for operation in left if operation.task_id not in answers]
@@ -274,6 +275,10 @@ async def _settle(
         refusals = {operation.task_id: operation.refusal(states.get(operation.task_id)) for operation in left}
         answers |= {task_id: refusal for task_id, refusal in refusals.items() if refusal is not None}
         left = [operation for operation in left if operation.task_id not in answers]
+        if not left:
+            break
+    unsettled = Unsettled("the task can be changed as it stands, but no change of it takes place")
+    answers |= {operation.task_id: unsettled for operation in left if operation.task_id not in answers}
     return [None if (found := answers[operation.task_id]) is _DONE else found for operation in operations]
 
 
@@ -615,7 +620,12 @@ class Get(Operation[Task | None]):
 
 
 _PAGE: Final = "SELECT @columns, seq FROM @tasks WHERE seq > $1 ORDER BY seq LIMIT $2"
-_PAGE_OF_STATUS: Final = "SELECT @columns, seq FROM @tasks WHERE status = '@status' AND seq > $1 ORDER BY seq LIMIT $2"
+_PAGE_OF_STATUS: Final = (
+    "SELECT @columns, seq FROM @tasks WHERE status = '@status' AND seq > $1 ORDER BY @order LIMIT $2"
+)
+# Of these there are few, or an index in that order. The others are sorted: to look for those that are pending along
+# the order of all tasks would be to read all that have ended.
+_IN_ORDER: Final = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,8 +653,11 @@ class Page(Operation[tuple[Sequence[Task], str | None]]):
         """Read it."""
         (call,) = operations
         # The status is part of the statement, so that it can use the partial index of that status.
-        status = None if call.status is None else TaskStatus(call.status).value
-        statement = _PAGE if status is None else _PAGE_OF_STATUS.replace("@status", status)
+        statement = _PAGE
+        if call.status is not None:
+            status = TaskStatus(call.status)
+            order = "seq" if status in _IN_ORDER else "seq + 0"
+            statement = _PAGE_OF_STATUS.replace("@status", status.value).replace("@order", order)
         rows = await db.fetch(table.sql(statement), call.after, call.limit)
         return [(_tasks(rows), str(rows[-1][12]) if len(rows) == call.limit else None)]
 

@@ -507,6 +507,50 @@ def test_of_calls_that_come_together_each_has_an_outcome_of_its_own(run: Run, po
     run(main())
 
 
+def test_of_outcomes_that_come_together_only_those_of_claims_that_are_held_count(run: Run, postgres_store: str) -> None:
+    async def main() -> None:
+        async with connected(postgres_store) as backend:
+            await backend.enqueue([new_task(each, max_retries=5) for each in "abcdef"])
+            await backend.claim(now=NOW, limit=4, lease_expires_at=LEASE)
+            for each in "cd":
+                await backend.fail(each, 1, Failure(attempt=1, error="e", failed_at=NOW, retry_at=NOW))
+                await backend.claim(now=NOW, limit=1, lease_expires_at=LEASE)  # takes it again
+            outcomes = await asyncio.gather(
+                *(backend.complete(each, 1, value=each.encode(), now=NOW) for each in "acx"),
+                *(backend.fail(each, 1, Failure(attempt=1, error=each, failed_at=NOW)) for each in "bdy"),
+                *(backend.cancel(each, now=NOW) for each in "ez"),
+                return_exceptions=True,
+            )
+            kinds = [type(each).__name__ for each in outcomes]
+            assert kinds == [
+                "NoneType", "StaleClaim", "TaskNotFound", "Task", "StaleClaim", "TaskNotFound", "bool", "TaskNotFound",
+            ]  # fmt: skip
+            held = await backend.extend([("c", 1), ("c", 2), ("a", 1), ("x", 1)], lease_expires_at=LEASE)
+            assert [*held] == [("c", 2)]
+            listed, _ = await backend.tasks(limit=10)
+            statuses = {task.id: task.status.value for task in listed}
+            assert statuses == {
+                "a": "success", "b": "failed", "c": "running", "d": "running", "e": "cancelled", "f": "pending",
+            }  # fmt: skip
+
+    run(main())
+
+
+def test_a_table_that_takes_no_change_is_no_endless_loop(run: Run, postgres_store: str) -> None:
+    async def main() -> None:
+        schema = schema_of(postgres_store)
+        async with connected(postgres_store) as backend, raw(postgres_store) as admin:
+            await backend.enqueue([new_task("a")])
+            await admin.execute(
+                f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+                f"CREATE TRIGGER no BEFORE UPDATE ON {schema}.tasks FOR EACH ROW EXECUTE FUNCTION {schema}.no()"
+            )
+            with pytest.raises(StoreUnavailable, match="no change"):
+                await backend.cancel("a", now=NOW)
+
+    run(main())
+
+
 def test_what_is_too_large_is_refused_at_once(run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with connected(postgres_store) as backend:
