@@ -3,9 +3,11 @@
 ``python tests/test_cli_docs.py`` writes the help into the page anew.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import click
 from click.testing import CliRunner
 
 from taskqueue._cli.errors import Status
@@ -18,11 +20,19 @@ HEADING: Final = "## The commands\n"
 def helps() -> str:
     """Return the last part of the page: the help of every command."""
     parts = []
-    for arguments in ([], *([name] for name in cli.commands)):
+    for arguments in _commands(cli):
         result = CliRunner().invoke(cli, [*arguments, "--help"], prog_name="taskqueue", terminal_width=80)
         title = " ".join(["taskqueue", *arguments])
         parts.append(f"\n### `{title}`\n\n```\n{result.stdout.rstrip()}\n```\n")
     return "".join(parts)
+
+
+def _commands(group: click.Group) -> Iterator[list[str]]:
+    """Yield the arguments that lead to every command, the group itself first."""
+    yield []
+    for name, command in group.commands.items():
+        inner = _commands(command) if isinstance(command, click.Group) else [[]]
+        yield from ([name, *arguments] for arguments in inner)
 
 
 def test_the_page_shows_the_help_as_the_command_prints_it() -> None:
