@@ -40,19 +40,28 @@ _LETHAL: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 class Attempt:
     """One claimed task: runs it and records the outcome. Nothing that the task does gets out of here.
 
+    Args:
+        queue: Where the outcome is recorded.
+        task: As it was claimed.
+        executor: Where plain functions run.
+        on_outcome: Called on the event loop when there is an outcome, before it is recorded.
+
     Attributes:
         claim: The id of the task and the number of the attempt.
         cancellation: What ``current_task().cancelled`` shows inside; may be set from any thread.
         interrupted: Whether it was recorded as failed because it was interrupted.
     """
 
-    def __init__(self, queue: TaskQueue, task: Task, executor: Executor) -> None:
+    def __init__(
+        self, queue: TaskQueue, task: Task, executor: Executor, on_outcome: Callable[["Attempt"], object]
+    ) -> None:
         self.claim = (task.id, task.attempts)
         self.cancellation = Cancellation()
         self.interrupted = False
         self._queue = queue
         self._task = task
         self._executor = executor
+        self._on_outcome = on_outcome
         self._attending: asyncio.Task[Any] | None = None
         self._execution: Execution | None = None
         self._has_outcome = False
@@ -99,6 +108,7 @@ class Attempt:
         self._attending = asyncio.current_task()
         outcome = await self._outcome()
         self._has_outcome = True
+        self._on_outcome(self)
         if self._lost:
             self._log_dropped("its claim was lost, for the task was cancelled, recovered by another worker or purged")
             return

@@ -44,13 +44,15 @@ class Execution:
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._job: Future[Returned | Raised] | None = None
-        self._abandoned: asyncio.Future[None] = self._loop.create_future()
+        self._abandoned = False
+        self._end: asyncio.Future[None] | None = None
         self.began = False
         context = contextvars.copy_context()
         context.run(running.set, current)
         self.task = self._loop.create_task(
             self._run(), name=f"taskqueue-{current.id}-{current.attempt}", context=context
         )
+        self.task.add_done_callback(self._ended)
 
     @property
     def in_thread(self) -> bool:
@@ -68,13 +70,18 @@ class Execution:
 
     def abandon(self) -> None:
         """Stop waiting for a coroutine that goes on though it was interrupted."""
-        if not self._abandoned.done():
-            self._abandoned.set_result(None)
+        self._abandoned = True
+        self._ended(self.task)
+
+    def _ended(self, _: "asyncio.Task[Returned | Raised]") -> None:
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
 
     async def outcome(self) -> Returned | Raised:
-        """Wait for the call to end, and return how. Cancelling this does not interrupt the call."""
-        ends: list[asyncio.Future[Any]] = [self.task, self._abandoned]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        """Wait for the call to end, and return how. Cancelling this does not interrupt the call. For one at a time."""
+        if not (self.task.done() or self._abandoned):
+            self._end = self._loop.create_future()
+            await self._end
         if not self.task.done() or self.task.cancelled():
             # Abandoned; or cancelled before its first step, or at its very end by its own doing. Else `_run` catches.
             return Raised(asyncio.CancelledError())

@@ -26,6 +26,7 @@ _SHORTEST_WAIT: Final = 0.001
 _PURGES_PER_PERIOD: Final = 10
 _SECONDS_BETWEEN_LOOKS: Final = 0.5
 _SECONDS_BETWEEN_PURGES: Final = (60.0, 3600.0)
+_CANCELLED: Final = "the worker was cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,12 @@ class Run:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = False
+        self._cancelled = False
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
+        # Whose outcome is being recorded: they run no more, so their places are free.
+        self._recording: set[Attempt] = set()
+        self._place_free: asyncio.Future[None] | None = None
         # What has its outcome and runs on; it keeps its place.
         self._leftovers: dict[asyncio.Task[None], Attempt] = {}
         self._executor = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="taskqueue-worker")
@@ -77,6 +82,7 @@ class Run:
     def _set_stop(self) -> None:
         if not self._stop.done():
             self._stop.set_result(None)
+        self._free_a_place()
 
     def _crashed(self, problem: BaseException) -> None:
         self._crash = problem
@@ -91,7 +97,7 @@ class Run:
             self._heartbeat.start()
             upkeep = self._started_upkeep()
             try:
-                await self._claim_and_start(until_idle=until_idle)
+                await self._claim_until_stopped(until_idle=until_idle)
                 if until_idle:
                     await asyncio.wait([self._stop, self._purged], return_when=asyncio.FIRST_COMPLETED)
             except Exception:
@@ -107,13 +113,32 @@ class Run:
 
     # ---------------------------------------------------------------- claiming
 
+    async def _claim_until_stopped(self, *, until_idle: bool) -> None:
+        # In a task that is never cancelled: what a claim in flight took would be lost until its lease ran out, with an
+        # attempt spent.
+        claiming = self._loop.create_task(self._claim_and_start(until_idle=until_idle), name="taskqueue-claim")
+        while not claiming.done():
+            try:
+                await asyncio.wait([claiming])
+            except asyncio.CancelledError:
+                self._cancelled = self._stopping = True
+                self._set_stop()
+        if self._cancelled:
+            if not claiming.cancelled():
+                claiming.exception()  # seen, and of no interest any more
+            raise asyncio.CancelledError
+        claiming.result()
+
     async def _claim_and_start(self, *, until_idle: bool) -> None:
         rest = _FIRST_REST
         poll = self._settings.poll.total_seconds()
         while not self._stopping:
-            free = self._settings.concurrency - len(self._attempts) - len(self._leftovers)
+            free = self._free
             if free <= 0:
-                await self._first_of(*self._attempts, *self._leftovers)
+                # A bare future, so that the claim comes soon enough to share a transaction with the outcomes that are
+                # recorded meanwhile.
+                self._place_free = self._loop.create_future()
+                await self._place_free
                 continue
             try:
                 # Asked before the claim: a task that ends meanwhile may have enqueued another one.
@@ -130,6 +155,17 @@ class Run:
                 logger.debug("in full:", exc_info=error)
                 await self._first_of(timeout=rest)
                 rest = min(2 * rest, max(poll, _FIRST_REST))
+
+    @property
+    def _free(self) -> int:
+        concurrency, recording = self._settings.concurrency, len(self._recording)
+        if recording > concurrency:
+            return 0  # the store does not keep up
+        return concurrency - (len(self._attempts) - recording) - len(self._leftovers)
+
+    def _free_a_place(self, _: object = None) -> None:
+        if self._place_free is not None and not self._place_free.done():
+            self._place_free.set_result(None)
 
     @property
     def _busy(self) -> bool:
@@ -155,27 +191,20 @@ class Run:
         await asyncio.wait([self._stop, *others], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, limit: int) -> int:
-        claiming = asyncio.create_task(self._claimed(limit), name="taskqueue-claim")
-        try:
-            await asyncio.wait([claiming])
-        finally:
-            # Never cancelled: what it took would be lost until its lease ran out, with an attempt spent.
-            while not claiming.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([claiming])
-            if not claiming.cancelled() and claiming.exception() is None:
-                for attempt in claiming.result():
-                    self._start(attempt)
-        return len(claiming.result())
+        attempts = await self._claimed(limit)
+        for attempt in attempts:
+            self._start(attempt)
+            if self._cancelled:
+                attempt.interrupt(_CANCELLED)
+        return len(attempts)
 
     async def _claimed(self, limit: int) -> list[Attempt]:
-        # Asked in the task that claims: `stop` may be called after it was made and before its first step.
         if self._stopping:
             return []
         began = self._loop.time()
         with self._heartbeat.claiming():
             tasks = await self._queue.claim(limit, lease=self._settings.lease)
-            attempts = [Attempt(self._queue, task, self._executor) for task in tasks]
+            attempts = [Attempt(self._queue, task, self._executor, self._has_outcome) for task in tasks]
             if attempts and self._loop.time() - began > self._heartbeat.interval:
                 attempts = await self._still_held(attempts)
             for attempt in attempts:
@@ -201,8 +230,14 @@ class Run:
         self._attempts[attending] = attempt
         attending.add_done_callback(self._ended)
 
+    def _has_outcome(self, attempt: Attempt) -> None:
+        if not attempt.runs_on:
+            self._recording.add(attempt)
+            self._free_a_place()
+
     def _ended(self, attending: asyncio.Task[None]) -> None:
         attempt = self._attempts.pop(attending)
+        self._recording.discard(attempt)
         self._heartbeat.release(attempt.claim, attempt)
         if attempt.interrupted:
             self.interrupted.append(attempt.claim[0])
@@ -210,6 +245,8 @@ class Run:
             leftover = self._loop.create_task(attempt.over(), name=f"taskqueue-leftover-{attempt.claim[0]}")
             self._leftovers[leftover] = attempt
             leftover.add_done_callback(self._leftovers.pop)
+            leftover.add_done_callback(self._free_a_place)
+        self._free_a_place()
 
     async def _all_ended(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
         deadline = None if timeout is None else self._loop.time() + timeout
@@ -249,7 +286,7 @@ class Run:
     async def _end(self, upkeep: list[asyncio.Task[Any]]) -> None:
         try:
             # Only a cancelled run has attempts left here.
-            await self._interrupt("the worker was cancelled")
+            await self._interrupt(_CANCELLED)
         finally:
             self.abandoned = [attempt.claim[0] for attempt in self._leftovers.values()]
             still = [*upkeep, *self._leftovers]
