@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -124,6 +123,8 @@ def _identity() -> Mapping[str, Any]:
     """Return as whom to run the server, as arguments for ``subprocess.run``: nobody else unless we are root."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return {}
+    import pwd  # noqa: PLC0415 - Windows has none
+
     for name in _ORDINARY_USERS:
         try:
             user = pwd.getpwnam(name)

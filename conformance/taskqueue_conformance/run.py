@@ -99,7 +99,11 @@ class ConformanceRun:
 
     def start(self) -> None:
         """Start the harness and look at its backends; in the controlling process only."""
-        os.environ.update(self.harness.start())
+        try:
+            environment = self.harness.start()
+        except Exception as error:
+            raise TargetError(f"--conformance={self.target}: Harness.start() failed: {error}") from error
+        os.environ.update(environment)
         try:
             self._look_at_deviations()
             self.backend_class = preflight(self.target, self.harness)

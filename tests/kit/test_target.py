@@ -35,6 +35,8 @@ class Deviant(Harness):
     deviations = {"edges/E1/nothing-of-the-kind": "https://example.org/1"}
 class Unbuildable(Harness):
     def __init__(self): raise RuntimeError("no licence")
+class Unstartable(Harness):
+    def start(self): raise RuntimeError("no server")
 """
 
 
@@ -64,6 +66,7 @@ def outsider(pytester: pytest.Pytester) -> pytest.Pytester:
         ("mypackage:Claimant", "claims the unknown capabilities telepathic"),
         ("mypackage:Deviant", "no check is called 'edges/E1/nothing-of-the-kind'"),
         ("mypackage:Unbuildable", "making the harness failed: RuntimeError: no licence"),
+        ("mypackage:Unstartable", "Harness.start() failed: no server"),
         ("sqlight", "no scheme of this name is registered; known here: memory, postgres, postgresql, sqlite"),
         ("sqlite:///some.db", "a URL names one store, and the suite needs many"),
     ],
