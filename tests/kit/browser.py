@@ -14,10 +14,18 @@ from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
     "--remote-debugging-pipe",
-)  # fmt: skip
+)
 SECONDS = 60
 
 
@@ -90,18 +98,22 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 1000, dark: bool = False, media: str = "") -> None:
-        """Show a file in a window of this size, and wait until it is laid out."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        still = {"name": "prefers-reduced-motion", "value": "reduce"}
-        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme, still])
+    def open(self, page: Path, *, width: int = 1280, dark: bool = False) -> None:
+        """Show a file, and wait until it is laid out."""
+        self.view(width=width, dark=dark)
         self.call("Page.navigate", url=page.as_uri())
         until = time.monotonic() + SECONDS
-        while self.evaluate("document.readyState + location.protocol") != "completefile:":
+        while self.evaluate("document.readyState + location.pathname") != f"complete{page}":
             if time.monotonic() > until:
                 raise TimeoutError("the page does not load")
             time.sleep(0.02)
+
+    def view(self, *, width: int = 1280, height: int = 1000, dark: bool = False, printed: bool = False) -> None:
+        """Look at the page in a window of this size, in this scheme, or as it would be printed."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.call("Emulation.setEmulatedMedia", media="print" if printed else "", features=[scheme, still])
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""
@@ -110,13 +122,16 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Press and release a key, by its name: ``Tab``, ``Enter``."""
+        codes = {"Tab": 9, "Enter": 13}
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
+
     def screenshot(self, path: Path) -> None:
         """Save what is to be seen as a PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
-
-    def pdf(self, path: Path) -> None:
-        """Save what would be printed."""
-        path.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"]))
 
     def _attach(self) -> None:
         targets = self.call("Target.getTargets")["targetInfos"]
