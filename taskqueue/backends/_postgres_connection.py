@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import asyncpg
@@ -63,7 +63,7 @@ class Server:
         pooled: Whether a proxy stands in between that gives each transaction another connection.
     """
 
-    dsn: str
+    dsn: str = field(repr=False)  # there may be a password in it
     location: str
     connect_timeout: float
     statement_timeout: float
