@@ -131,7 +131,10 @@ def test_no_password_is_shown(run: Run) -> None:
     backend = PostgresBackend.from_url(url)
     with pytest.raises(StoreUnavailable) as refused:
         run(backend.connect())
-    assert "secret" not in f"{backend!r} {backend._server!r} {refused.value} {refused.value.location} {refused.value.reason}"
+    assert (
+        "secret"
+        not in f"{backend!r} {backend._server!r} {refused.value} {refused.value.location} {refused.value.reason}"
+    )
     assert "127.0.0.1:1" in refused.value.location
 
 
