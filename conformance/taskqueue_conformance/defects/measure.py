@@ -160,7 +160,7 @@ def _in_child(job: Job, folder: Path) -> None:
             [
                 *("-q", "-p", "no:cacheprovider", "--tb=no", "--no-header"),
                 f"--conformance={job.target}",
-                f"--conformance-report={folder}",
+                f"--conformance-report={folder / FILE_NAME}",
                 *(["-x"] if job.stop else []),
                 *([] if job.layers == LAYERS else [f"conformance/{layer}" for layer in job.layers]),
             ]
