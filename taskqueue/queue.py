@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from typing import Any, Final, ParamSpec, Self
 
 from taskqueue import _check
 from taskqueue._hint import watching
+from taskqueue._ids import new_ids
 from taskqueue._instants import earlier, later, system_clock, to_utc
 from taskqueue._text import error_text, storable, traceback_text
 from taskqueue._url import backend_from_url, checked_backend
@@ -396,21 +396,22 @@ class TaskQueue:
         # this waits; and in the caller's thread, since loading what is lazy in them may depend on the thread.
         func = _check.function(func)
         what = f"the call of {getattr(func, '__qualname__', None) or repr(func)}"
-        timeout = {} if options.timeout is None else {"timeout": options.timeout}
-        payloads = [
-            self._dumps(what, {"func": func, "args": args, "kwargs": kwargs, "context": options.context} | timeout)
-            for args, kwargs in calls
-        ]
+        call: dict[str, Any] = {"func": func, "args": (), "kwargs": {}, "context": options.context}
+        if options.timeout is not None:
+            call["timeout"] = options.timeout
+        payloads = [self._dumps(what, call | {"args": args, "kwargs": kwargs}) for args, kwargs in calls]
         now = self.now()
+        available_at = now if options.eta is None else options.eta
+        ids = new_ids(now, len(payloads))
         return [
             Task(
-                id=str(uuid.uuid4()) if task_id is None else task_id,
+                id=new_id if task_id is None else task_id,
                 payload=payload,
                 enqueued_at=now,
-                available_at=now if options.eta is None else options.eta,
+                available_at=available_at,
                 max_retries=options.max_retries,
             )
-            for payload, task_id in zip(payloads, task_ids, strict=True)
+            for payload, task_id, new_id in zip(payloads, task_ids, ids, strict=True)
         ]
 
     async def _store(self, tasks: Sequence[Task], connection: Any = None) -> list[str]:
@@ -420,8 +421,9 @@ class TaskQueue:
         if tasks:
             backend = await self._ready()
             await backend.enqueue(tasks)
-        for task in tasks:
-            self._announcer.announce(task.id, task.enqueued_at, 0, None, TaskStatus.PENDING)
+        if self._announcer.heard:
+            for task in tasks:
+                self._announcer.announce(task.id, task.enqueued_at, 0, None, TaskStatus.PENDING)
         return [task.id for task in tasks]
 
     async def _store_on(self, connection: Any, tasks: Sequence[Task]) -> None:
@@ -604,7 +606,7 @@ class TaskQueue:
             raise TaskNotEnded(task_id, status=ended.status)
         now = self.now()
         again = Task(
-            id=str(uuid.uuid4()),
+            id=new_ids(now, 1)[0],
             payload=ended.payload,
             enqueued_at=now,
             available_at=now if eta is None else eta,

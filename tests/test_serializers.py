@@ -1,9 +1,15 @@
+import collections
+import json
 import math
+import sys
 import threading
+import types
+from typing import Any
 
+import cloudpickle
 import pytest
 
-from taskqueue import CloudpickleSerializer, DeserializationError, SerializationError, Serializer
+from taskqueue import CloudpickleSerializer, DeserializationError, SerializationError, Serializer, TaskStatus
 
 
 class Hostile:
@@ -45,3 +51,72 @@ def test_what_cannot_be_pickled_is_a_clear_error(obj: object) -> None:
 def test_what_cannot_be_loaded_is_a_clear_error(data: bytes) -> None:
     with pytest.raises(DeserializationError, match=f"{len(data)} bytes"):
         CloudpickleSerializer().loads(data)
+
+
+# ---------------------------------------------------------------- pickle in place of cloudpickle
+
+
+class _Namespace:
+    @staticmethod
+    def inside() -> None: ...
+
+
+def _with_another_name() -> None: ...
+
+
+_with_another_name.__qualname__ = "dumps"
+
+
+PLAIN_OR_NOT: dict[str, Any] = {
+    "a call": {
+        "func": json.dumps,
+        "args": (1, "a", b"b", 1.5, None, True),
+        "kwargs": {"x": [1, (2,)]},
+        "context": None,
+    },
+    "the same object twice": {"args": (shared := ["x" * 10], shared), "func": json.dumps},
+    "a lambda": {"func": lambda: 1, "args": ()},
+    "a function in a class": {"func": _Namespace.inside, "args": ()},
+    "a function under a name that is not its own": {"func": _with_another_name, "args": ()},
+    "a class": {"func": dict, "args": (collections.OrderedDict,)},
+    "a subclass of a builtin": {"func": json.dumps, "args": (collections.OrderedDict(a=1),)},
+    "an enumeration": {"func": json.dumps, "args": (TaskStatus.PENDING,)},
+    "more than is looked at": {"func": json.dumps, "args": ([0] * 1_000,)},
+    "None": None,
+}
+
+
+@pytest.mark.parametrize("obj", PLAIN_OR_NOT.values(), ids=PLAIN_OR_NOT)
+def test_the_bytes_are_those_of_cloudpickle(obj: Any) -> None:
+    assert CloudpickleSerializer().dumps(obj) == cloudpickle.dumps(obj)
+
+
+def test_a_value_that_contains_itself_is_left_to_cloudpickle() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    assert CloudpickleSerializer().dumps(endless) == cloudpickle.dumps(endless)
+
+
+@pytest.mark.parametrize("change", ["main", "gone", "replaced", "by value"])
+def test_a_function_that_a_worker_would_not_find_goes_by_value(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    module = types.ModuleType("taskqueue_test_module")
+    exec("def func(): return 42", vars(module))  # noqa: S102 - a module that can be taken away again
+    func = vars(module)["func"]
+    call = {"func": func, "args": (), "kwargs": {}, "context": None}
+    name = "__main__" if change == "main" else module.__name__
+    func.__module__ = name
+    monkeypatch.setitem(sys.modules, name, module)
+    if change == "gone":
+        monkeypatch.delitem(sys.modules, name)
+    elif change == "replaced":
+        monkeypatch.setattr(module, "func", lambda: 0)
+    elif change == "by value":
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        data = CloudpickleSerializer().dumps(call)
+        assert data == cloudpickle.dumps(call)
+    finally:
+        if change == "by value":
+            cloudpickle.unregister_pickle_by_value(module)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    assert CloudpickleSerializer().loads(data)["func"]() == 42

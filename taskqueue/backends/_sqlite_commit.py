@@ -11,14 +11,17 @@ from taskqueue.errors import TaskQueueError
 
 
 def execute(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
-    """Run the operations in order, in one transaction if any of them writes, and commit; one that is a single statement, without.
+    """Run the operations in order, in one transaction if any of them writes, and commit.
+
+    A single statement that comes alone is a transaction by itself.
 
     Returns:
         The outcome of each: its result, or the exception to raise to its caller. An operation that was refused has
         changed nothing. If anything else goes wrong, the transaction is rolled back and each operation runs again in
         one of its own, so that it harms no caller but its own.
     """
-    if not any(operation.writes for operation in operations) or (len(operations) == 1 and operations[0].single):
+    single = len(operations) == 1 and operations[0].single
+    if single or not any(operation.writes for operation in operations):
         return [_alone(db, operation) for operation in operations]
     try:
         db.execute("BEGIN IMMEDIATE")

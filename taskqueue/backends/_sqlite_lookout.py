@@ -80,11 +80,14 @@ class Lookout:
             if not self._waiters:
                 self._end()
 
-    def see(self, version: int, *, changed: bool) -> None:
-        """Take note of the data version that a call found, and whether that call changed the store itself."""
+    def see(self, version: int | None, *, changed: bool) -> None:
+        """Take note of the data version that a call found, and whether that call changed the store itself.
+
+        It may be None for calls that did not ask: then an earlier one is compared, and a wait may end early.
+        """
         if changed:
             self._wakes.renew()
-        if version == self._version:
+        if version is None or version == self._version:
             return
         self._version = version
         if self._waiters and self._waking is None:

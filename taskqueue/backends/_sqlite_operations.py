@@ -161,7 +161,7 @@ PURGE: Final = """
 
 def enqueue(tasks: Iterable[Task]) -> Enqueue:
     """Add PENDING tasks."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for task in tasks:
         if task.max_retries > _LARGEST_INTEGER:
             raise InvalidArgument("max_retries", task.max_retries, "SQLite keeps integers up to 2**63 - 1")
@@ -172,13 +172,15 @@ def enqueue(tasks: Iterable[Task]) -> Enqueue:
         if refusal is not None:
             raise refusal
 
+    only: str = rows[0][0] if rows else ""
+
     def run_single(db: sqlite3.Connection) -> None:
         try:
             with _sizes_checked(db, "the largest task", rows[0]):
                 db.execute(_INSERT, rows[0])
         except sqlite3.IntegrityError as error:
             if _is_duplicate(error):
-                raise TaskExists((rows[0][0],)) from None
+                raise TaskExists((only,)) from None
             raise
 
     if len(rows) == 1:
@@ -278,8 +280,9 @@ def complete_all(db: sqlite3.Connection, calls: Sequence[Complete]) -> Sequence[
     """Run several calls of ``complete``; return each call's refusal, or None."""
     try:
         with _savepoint(db):
-            if db.executemany(COMPLETE, [call.arguments for call in calls]).rowcount != len(calls):
-                raise _SomeRefusedError
+            changed = db.executemany(COMPLETE, [call.arguments for call in calls]).rowcount
+            if changed != len(calls):
+                raise _SomeRefusedError  # noqa: TRY301 - which is how the savepoint is undone
     except _SomeRefusedError:
         return [_refusal_of(call, db) for call in calls]
     return [None] * len(calls)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from taskqueue.status import TaskStatus
@@ -16,6 +17,9 @@ SCHEMA_VERSION: Final = 1
 
 _LAST_INSTANT: Final = 253_402_300_799_999_999
 
+# Not IN, for which SQLite builds a table anew for each row that it checks.
+_KNOWN_STATUS: Final = " OR ".join(f"status = '{status}'" for status in TaskStatus)
+
 SCHEMA: Final = (
     # seq is the order of enqueueing; AUTOINCREMENT because a cursor must not meet a number for the second time.
     # The blobs come last, since SQLite reads a row from its beginning.
@@ -23,7 +27,7 @@ SCHEMA: Final = (
     CREATE TABLE tasks (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE CHECK (typeof(id) = 'text'),
-        status TEXT NOT NULL CHECK (status IN ('pending', 'running', 'success', 'failed', 'cancelled')),
+        status TEXT NOT NULL CHECK ({_KNOWN_STATUS}),
         enqueued_at INTEGER NOT NULL CHECK (enqueued_at BETWEEN 0 AND {_LAST_INSTANT}),
         available_at INTEGER NOT NULL CHECK (available_at BETWEEN 0 AND {_LAST_INSTANT}),
         max_retries INTEGER NOT NULL CHECK (typeof(max_retries) = 'integer'),
@@ -68,6 +72,10 @@ _EPOCH: Final[datetime] = _DATETIME(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+# Twice as fast as the class.
+_STATUSES: Final = {str(status): status for status in TaskStatus}
+
+
 class DamagedRow(Exception):
     """A row that no task can be made of."""
 
@@ -82,13 +90,14 @@ def optional_microseconds(instant: datetime | None) -> int | None:
     return None if instant is None else (instant - _EPOCH) // _MICROSECOND
 
 
+@lru_cache(maxsize=128)  # the tasks of one claim have several instants in common
 def instant_of(stored: int) -> datetime:
     """Return the instant, in UTC, that lies ``stored`` microseconds after 1970, exactly."""
     return _EPOCH + timedelta(microseconds=stored)
 
 
 def _optional_instant(stored: int | None) -> datetime | None:
-    return None if stored is None else _EPOCH + timedelta(microseconds=stored)
+    return None if stored is None else instant_of(stored)
 
 
 def row_of_task(task: Task) -> tuple[object, ...]:
@@ -119,7 +128,7 @@ def task_of_row(row: Sequence[Any]) -> Task:
     try:
         return Task(
             id=row[0],
-            status=TaskStatus(row[1]),
+            status=_STATUSES[row[1]],
             enqueued_at=instant_of(row[2]),
             available_at=instant_of(row[3]),
             max_retries=row[4],
@@ -131,7 +140,7 @@ def task_of_row(row: Sequence[Any]) -> Task:
             payload=row[10],
             value=row[11],
         )
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
         raise DamagedRow(f"task {row[0]!r} is damaged ({error}); something else has written to the file") from error
 
 

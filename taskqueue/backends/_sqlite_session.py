@@ -134,7 +134,7 @@ class Session:
             self._at_rest.set_result(None)
 
     def _worked(
-        self, calls: Sequence[_Call], result: tuple[int, bool, Sequence[Any]], error: BaseException | None
+        self, calls: Sequence[_Call], result: tuple[int | None, bool, Sequence[Any]], error: BaseException | None
     ) -> None:
         outcomes: Sequence[Any] = [error] * len(calls)
         if error is None:
@@ -153,12 +153,14 @@ class Session:
                 calls.append(call)
         return calls
 
-    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int, bool, Sequence[Any]]:
+    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int | None, bool, Sequence[Any]]:
         """Run in the thread."""
         file = self._thread.file
         file.check_in_place()
-        # Before the operations: a change that comes after it was read must not count as seen.
-        (version,) = file.db.execute("PRAGMA data_version").fetchone()
+        # Before the operations: a change that comes after it was read must not count as seen. Only reads pay for it,
+        # since who waits has read before.
+        reads = not all(operation.writes for operation in operations)
+        version = file.db.execute("PRAGMA data_version").fetchone()[0] if reads else None
         changes = file.db.total_changes
         outcomes = execute(file.db, operations)
         changed = file.db.total_changes != changes

@@ -78,7 +78,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the figures (needs matplotlib)")
     parser.add_argument("--scaling", action="store_true", help="instead, how rates change with size; takes long")
     parser.add_argument(
-        "--largest", type=int, default=1_000_000, help="with --scaling: tasks in the store at most (default: %(default)s)"
+        "--largest",
+        type=int,
+        default=1_000_000,
+        help="with --scaling: tasks in the store at most (default: %(default)s)",
     )
     parser.add_argument("--verbose", action="store_true", help="print every measurement")
     arguments = parser.parse_args()

@@ -129,7 +129,7 @@ def finished_store(path: str, *, number: int, status: str = "success") -> dict[s
     asyncio.run(main())
     db = sqlite3.connect(path)
     names = [name for _, name, *_ in db.execute("PRAGMA table_info (tasks)") if name not in {"seq", "id"}]
-    row = db.execute(f"SELECT {', '.join(names)} FROM tasks").fetchone()  # noqa: S608 - names of columns
+    row = db.execute(f"SELECT {', '.join(names)} FROM tasks").fetchone()
     db.executemany(
         f"INSERT INTO tasks (id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
         ((str(uuid.uuid4()), *row) for _ in range(number - 1)),
@@ -197,26 +197,35 @@ async def _drained(url: str, number: int, concurrency: int, payload: int, *, sto
         before = (await queue.counts())[TaskStatus.SUCCESS]
         await _filled(url, number, payload)
         worker = Worker(queue, concurrency=concurrency)
-        stopper = TaskQueue(queue.backend, on_transition=_stopping_after(number, lambda: worker.stop()))
         if stop_early:
-            worker = Worker(stopper, concurrency=concurrency)
+            ended = asyncio.Event()
+            counted = TaskQueue(queue.backend, on_transition=_setting_after(number, ended))
+            worker = Worker(counted, concurrency=concurrency)
+            stopping = asyncio.create_task(_stop_when(ended, worker))
         began = time.perf_counter()
         await worker.run_until_idle()
         seconds = time.perf_counter() - began
+        if stop_early:
+            await stopping
         ran = (await queue.counts())[TaskStatus.SUCCESS] - before
     if ran < number or (ran > number and not stop_early):
         raise AssertionError(f"{ran} tasks ran instead of {number}")
     return {"rate": ran / seconds, "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _stopping_after(number: int, stop: Callable[[], None]) -> Callable[[Transition], None]:
+async def _stop_when(ended: asyncio.Event, worker: Worker) -> None:
+    await ended.wait()
+    worker.stop()
+
+
+def _setting_after(number: int, reached: asyncio.Event) -> Callable[[Transition], None]:
     ended = 0
 
     def count(step: Transition) -> None:
         nonlocal ended
         ended += step.target is TaskStatus.SUCCESS
         if ended == number:
-            stop()
+            reached.set()
 
     return count
 
