@@ -45,6 +45,7 @@ class Attempt:
         task: As it was claimed.
         executor: Where plain functions run.
         on_outcome: Called on the event loop when there is an outcome, before it is recorded.
+        loop: The running event loop.
 
     Attributes:
         claim: The id of the task and the number of the attempt.
@@ -53,7 +54,12 @@ class Attempt:
     """
 
     def __init__(
-        self, queue: TaskQueue, task: Task, executor: Executor, on_outcome: Callable[["Attempt"], object]
+        self,
+        queue: TaskQueue,
+        task: Task,
+        executor: Executor,
+        on_outcome: Callable[["Attempt"], object],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.claim = (task.id, task.attempts)
         self.cancellation = Cancellation()
@@ -62,6 +68,7 @@ class Attempt:
         self._task = task
         self._executor = executor
         self._on_outcome = on_outcome
+        self._loop = loop
         self._attending: asyncio.Task[Any] | None = None
         self._execution: Execution | None = None
         self._has_outcome = False
@@ -93,7 +100,7 @@ class Attempt:
             return
         self._interruption = self._interruption or why
         if self._losing_patience is None:
-            self._losing_patience = asyncio.get_running_loop().call_later(PATIENCE, self._abandon)
+            self._losing_patience = self._loop.call_later(PATIENCE, self._abandon)
         self._cut()
 
     def lose(self) -> None:
@@ -105,7 +112,7 @@ class Attempt:
 
     async def attend(self) -> None:
         """Run the task and record its outcome."""
-        self._attending = asyncio.current_task()
+        self._attending = asyncio.current_task(self._loop)
         outcome = await self._outcome()
         self._has_outcome = True
         self._on_outcome(self)
@@ -143,11 +150,10 @@ class Attempt:
         except BaseException as error:  # noqa: BLE001 - loading may run any code, which may even call sys.exit
             return Raised(error)
         current = CurrentTask(id=task.id, attempt=task.attempts, context=call.context, _cancellation=self.cancellation)
-        execution = self._execution = Execution(call, current, self._executor)
+        execution = self._execution = Execution(call, current, self._executor, self._loop)
         timer = None
         if call.timeout is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(call.timeout, self._time_out, execution, call.timeout)
+            timer = self._loop.call_later(call.timeout, self._time_out, execution, call.timeout)
         try:
             while True:
                 try:

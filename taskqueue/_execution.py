@@ -37,12 +37,13 @@ class Execution:
         call: What to run.
         current: What ``current_task()`` gives inside.
         executor: Where plain functions run.
+        loop: The running event loop, which is expensive to ask for.
     """
 
-    def __init__(self, call: Call, current: CurrentTask, executor: Executor) -> None:
+    def __init__(self, call: Call, current: CurrentTask, executor: Executor, loop: asyncio.AbstractEventLoop) -> None:
         self._call = call
         self._executor = executor
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._job: Future[Returned | Raised] | None = None
         self._abandoned = False
         self._end: asyncio.Future[None] | None = None

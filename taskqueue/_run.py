@@ -204,7 +204,7 @@ class Run:
         began = self._loop.time()
         with self._heartbeat.claiming():
             tasks = await self._queue.claim(limit, lease=self._settings.lease)
-            attempts = [Attempt(self._queue, task, self._executor, self._has_outcome) for task in tasks]
+            attempts = [Attempt(self._queue, task, self._executor, self._has_outcome, self._loop) for task in tasks]
             if attempts and self._loop.time() - began > self._heartbeat.interval:
                 attempts = await self._still_held(attempts)
             for attempt in attempts:
