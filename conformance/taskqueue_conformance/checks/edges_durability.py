@@ -1,11 +1,11 @@
 """What a call acknowledged is seen by everybody at once, and is there after a reopen (D1, D2)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from taskqueue import Backend, StaleClaim, Task, TaskExists, TaskNotFound
+from taskqueue import Backend, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
 from taskqueue_conformance.check import check
 from taskqueue_conformance.checks._states import (
     LATER,
@@ -241,6 +241,71 @@ async def many_tasks_appear_together(lab: Lab) -> None:
         partly = [each for each in seen if each not in {before, before + len(tasks)}]
         expect_equal("how many of 300 tasks were seen while they were being enqueued", partly, [])
         expect_equal("how many are seen afterwards", sum((await reader.counts()).values()), before + 300, breaks="D1")
+
+
+_MANY: Final = 900
+
+
+async def _running(backend: Backend) -> object:
+    return (await backend.counts())[TaskStatus.RUNNING]
+
+
+async def _ended(backend: Backend) -> object:
+    return (await backend.counts())[TaskStatus.CANCELLED]
+
+
+async def _leases(backend: Backend) -> object:
+    page, _ = await backend.tasks(status=TaskStatus.RUNNING, limit=_MANY)
+    return sorted({str(task.lease_expires_at) for task in page})
+
+
+async def _extend_all(backend: Backend, names: Sequence[str]) -> None:
+    await backend.extend([(name, 1) for name in names], lease_expires_at=MUCH_LATER)
+
+
+async def _claim_all(backend: Backend, names: Sequence[str]) -> None:
+    await backend.claim(now=NOON, limit=len(names), lease_expires_at=LATER)
+
+
+async def _purge_all(backend: Backend, names: Sequence[str]) -> None:
+    await backend.purge(finished_before=LATER, limit=len(names))
+
+
+@check(
+    "D2",
+    "A call that changes many tasks is seen whole or not at all",
+    cases={
+        "claim": (_claim_all, _running),
+        "extend": (_extend_all, _leases),
+        "purge": (_purge_all, _ended),
+    },
+    look="one transaction for the whole call, not one for each task",
+)
+async def many_changes_appear_together(
+    lab: Lab,
+    case: tuple[Callable[[Backend, Sequence[str]], Awaitable[None]], Callable[[Backend], Awaitable[object]]],
+) -> None:
+    """Another handle looks while 900 tasks are being changed."""
+    change, look = case
+    backend, reader = await lab.handle(), await lab.handle()
+    await lab.put(backend, new_task("witness", available_at=MUCH_LATER))
+    names = [f"task{index}" for index in range(_MANY)]
+    await backend.enqueue([new_task(name) for name in names])
+    if change is _extend_all:
+        await backend.claim(now=NOON, limit=_MANY, lease_expires_at=LATER)
+    elif change is _purge_all:
+        await asyncio.gather(*(backend.cancel(name, now=NOON) for name in names))
+    before = await look(reader)
+    changing = asyncio.ensure_future(change(backend, names))
+    seen = []
+    while not changing.done():
+        seen.append(await look(reader))
+        await asyncio.sleep(0)
+    await changing
+    after = await look(reader)
+    expect("what another handle sees after the call", before != after, expected=f"not {before}", actual=after)
+    partly = [each for each in seen if each not in (before, after)]
+    expect_equal(f"what was seen of {_MANY} tasks in between, besides {before} and {after}", partly, [])
 
 
 @check("D2", "A task is never seen between two states", look="one transaction, or one statement, for each call")

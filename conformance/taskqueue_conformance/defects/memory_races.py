@@ -10,6 +10,9 @@ from taskqueue import Failure, StaleClaim, Task, TaskExists, TaskStatus
 from taskqueue_conformance.defects.catalogue import planted
 from taskqueue_conformance.defects.plain_memory import PlainMemory
 
+PART = 100
+"""How many tasks of a long list some of these change at a time."""
+
 
 async def elsewhere(turns: int = 1) -> None:
     """Let others run."""
@@ -359,3 +362,29 @@ class LockedAtOnce(PlainMemory):
             await super().enqueue(own)
         finally:
             store.locked = False
+
+
+@planted("D2", "extend lets others run between two claims of its list", also="L2 X1")
+class ExtendsInParts(PlainMemory):
+    async def extend(
+        self, claims: Sequence[tuple[str, int]], *, lease_expires_at: datetime
+    ) -> Sequence[tuple[str, int]]:
+        held: list[tuple[str, int]] = []
+        for start in range(0, len(claims), PART):
+            if start:
+                await elsewhere()
+            held += await super().extend(claims[start : start + PART], lease_expires_at=lease_expires_at)
+        return held
+
+
+@planted("D2", "claim takes a long list in parts, with others in between", also="C1 E2 X1 C2")
+class ClaimsInParts(PlainMemory):
+    async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
+        taken: list[Task] = []
+        while True:
+            part = min(limit - len(taken), PART)
+            more = await super().claim(now=now, limit=part, lease_expires_at=lease_expires_at)
+            taken += more
+            if len(more) < PART or len(taken) >= limit:
+                return taken
+            await elsewhere()
