@@ -24,7 +24,7 @@ from rich.table import Table
 from rounds import Row, measured
 from rows import ALL_ROWS, postgres_rows, sqlite_rows
 
-_OUT = Console(highlight=False)
+_OUT = Console(highlight=False, width=150)
 
 
 def main() -> None:
@@ -52,6 +52,7 @@ def main() -> None:
     if arguments.plots:
         from plots import plot_table  # noqa: PLC0415 - needs matplotlib
 
+        arguments.plots.mkdir(parents=True, exist_ok=True)
         plot_table(arguments.plots / "performance.svg", rows, found)
 
 

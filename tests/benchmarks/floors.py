@@ -120,6 +120,47 @@ def postgres_drain(url: str, *, number: int) -> dict[str, float]:
     return _with_postgres(url, main)
 
 
+def postgres_pickup(url: str, *, number: int) -> dict[str, float]:
+    """Insert rows one by one and wait for each result; another connection is told by NOTIFY, and tells so itself."""
+    import asyncpg  # noqa: PLC0415 - as below
+
+    async def serve(claim: Any, finish: Any, told: asyncio.Event) -> None:
+        while True:
+            await told.wait()
+            told.clear()
+            while (row := await claim.fetchrow()) is not None:
+                await finish.fetch(b"result", row["id"])
+
+    async def main(db: Any) -> dict[str, float]:
+        other = await asyncpg.connect(url)
+        told, done = asyncio.Event(), asyncio.Event()
+        await other.add_listener("floor_work", lambda *_: told.set())
+        await db.add_listener("floor_done", lambda *_: done.set())
+        claim = await other.prepare(_CLAIM.format(lock="FOR UPDATE SKIP LOCKED"))
+        finish = await other.prepare(
+            "WITH done AS (UPDATE floor SET status = 2, result = $1 WHERE id = $2) SELECT pg_notify('floor_done', '')"
+        )
+        insert = await db.prepare(
+            f"WITH new AS ({_INSERT.format(p='$1')} RETURNING id) SELECT pg_notify('floor_work', '') FROM new"
+        )
+        serving = asyncio.create_task(serve(claim, finish, told))
+        seconds = []
+        for _ in range(number):
+            await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            await insert.fetch(PAYLOAD)
+            await done.wait()
+            done.clear()
+            seconds.append(time.perf_counter() - began)
+        serving.cancel()
+        await asyncio.wait([serving])
+        await other.close()
+        seconds.sort()
+        return {"p50": seconds[len(seconds) // 2], "p99": seconds[len(seconds) * 99 // 100]}
+
+    return _with_postgres(url, main)
+
+
 def _in_batches(db: sqlite3.Connection, number: int, batch: int, insert: Callable[[], object]) -> None:
     for start in range(0, number, batch):
         if batch > 1:

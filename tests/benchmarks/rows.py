@@ -127,9 +127,8 @@ class _Stores:
         if finished:
             if not self._template.exists():
                 self._template.parent.mkdir()
-                Measurement(
-                    "workloads", "finished_store", lambda: {"path": str(self._template), "number": _FINISHED}
-                ).run()
+                arguments = {"path": str(self._template), "number": _FINISHED, "status": "success"}
+                Measurement("workloads", "filled_store", lambda: arguments).run()
             shutil.copyfile(self._template, path)
         return f"sqlite:///{path}?synchronous={synchronous}"
 

@@ -116,8 +116,11 @@ def pick_up(url: str, *, number: int, idle: float) -> dict[str, float]:
     return asyncio.run(main())
 
 
-def finished_store(path: str, *, number: int, status: str = "success") -> dict[str, float]:
-    """Make a store with ``number`` tasks that have run: one does, and its row is copied."""
+def filled_store(path: str, *, number: int, status: str) -> dict[str, float]:
+    """Make a store with ``number`` tasks that are "pending", or that have ended as "success".
+
+    One is enqueued, and runs, and its row is copied.
+    """
     url = f"sqlite:///{path}"
 
     async def main() -> None:
