@@ -19,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--conformance-report",
         default=None,
         metavar="DIR",
-        help="write the report into DIR: a page to read (index.html), the data (conformance.json), a badge, and Cucumber "
-        "Messages; where DIR ends in .json, the data alone to that file",
+        help="write the report into DIR: a page to read (index.html), the data (conformance.json), a badge and "
+        "Cucumber Messages; where DIR ends in .json, the data alone to that file",
     )
     group.addoption(
         "--conformance-seed",
