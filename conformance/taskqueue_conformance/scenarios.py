@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from taskqueue_conformance.violation import Violation, shown
 
 START: Final = NOON
 """The instant at which time stands still when a scenario begins."""
+ELSEWHEN: Final = NOON + timedelta(days=500)
+"""Where the clock stands for counterexamples: far from their instants, which tells a backend that reads it."""
 STEP_LIMIT_S: Final = 10.0
 """How long one step may take, in seconds of the event loop's clock."""
 DEFAULT_REQUIREMENT: Final = "LIFECYCLE"
@@ -109,7 +112,8 @@ class _Run:
             for step in self.scenario.steps
         ]
         lab.notes["steps"] = notes
-        with _frozen(lab.harness) as clock:
+        start = ELSEWHEN if self.world is TwinWorld else START
+        with _frozen(lab.harness, start) as clock:
             world = self.world(lab, clock)
             try:
                 for number, step in enumerate(self.scenario.steps):
@@ -164,10 +168,10 @@ _TOOLS: Final = ("hypothesis", "_hypothesis", "rich.", "pygments", "gherkin", "c
 
 
 @contextmanager
-def _frozen(harness: Harness) -> Iterator[Clock]:
+def _frozen(harness: Harness, start: datetime) -> Iterator[Clock]:
     # Without real_asyncio every sleep would hang; without _pytest.timing durations would come out as decades.
     # Starting is slow where many modules are loaded: it happens once, and then the clock is moved; and what has
     # nothing to do with backends is not looked through.
-    freezer = freeze_time(START, real_asyncio=True, ignore=["_pytest.timing", *_TOOLS, *harness.real_time_modules])
+    freezer = freeze_time(start, real_asyncio=True, ignore=["_pytest.timing", *_TOOLS, *harness.real_time_modules])
     with freezer as clock:
         yield clock

@@ -315,6 +315,9 @@ class _Rounds:
             actual=f"{type(answer).__name__}: {shown(str(answer))}",
         )
         self._cancelled += cancelled
+        if not cancelled:
+            expected = _applied(copy.deepcopy(self._model), call)
+            _expect_answer(f"the answer of {method}(), when {what}", method, answer, expected)
         return what, not cancelled
 
     async def _compare(self, what: str, allowed: Sequence[Model]) -> None:

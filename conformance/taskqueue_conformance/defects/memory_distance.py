@@ -24,7 +24,7 @@ class Distant(PlainMemory):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.distance = 3 * (next(self.numbers) % 5)
+        self.distance = 3 * (next(self.numbers) % 3)
         self.connections: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def connection(self) -> asyncio.Lock:
@@ -110,7 +110,7 @@ class DistantEnqueueReplaces(Distant):
                 offending = store.offending(own)
                 if offending:
                     raise TaskExists(offending)
-            await elsewhere()
+            await elsewhere(2)
             with self.use() as store:
                 for task in own:
                     store.add(task)

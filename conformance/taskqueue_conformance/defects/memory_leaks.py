@@ -52,6 +52,13 @@ class CursorsStayOpen(PlainMemory):
         return page, cursor
 
 
+@planted("X1", "Each completion leaves a file descriptor open", also="HANDLES V1", layer="hygiene")
+class CompletionsLeakDescriptors(PlainMemory):
+    async def complete(self, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
+        await super().complete(task_id, attempt, value=value, now=now)
+        os.open(os.devnull, os.O_RDONLY)
+
+
 @planted("X1", "A claim that finds nothing leaves a thread that goes on looking", also="HANDLES E2", layer="hygiene")
 class EmptyClaimsLeaveThreads(PlainMemory):
     async def claim(self, *, now: datetime, limit: int, lease_expires_at: datetime) -> Sequence[Task]:
