@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 from weakref import finalize
@@ -14,7 +15,7 @@ from taskqueue._instants import system_clock
 from taskqueue._loop_thread import LoopThread
 from taskqueue._url import backend_from_url
 from taskqueue.backend import Backend
-from taskqueue.errors import NotConnected, TaskQueueError
+from taskqueue.errors import InvalidArgument, NotConnected, TaskQueueError
 from taskqueue.queue import DEFAULT_LEASE, Call, Enqueuer, TaskQueue
 from taskqueue.result import Result
 from taskqueue.retry import RetryPolicy
@@ -38,7 +39,9 @@ class SyncEnqueuer:
 
     def enqueue(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As ``Enqueuer.enqueue``, blocking."""
-        return self._queue._store(self._enqueuer._prepare(func, args, kwargs))[0]  # noqa: SLF001 - parts of one thing
+        enqueuer = self._enqueuer
+        tasks = enqueuer._prepare(func, args, kwargs)  # noqa: SLF001 - parts of one thing
+        return self._queue._store(tasks, enqueuer._options.connection)[0]  # noqa: SLF001 - as above
 
 
 class SyncTaskQueue:
@@ -182,9 +185,13 @@ class SyncTaskQueue:
         max_retries: int | None = None,
         task_id: str | None = None,
         timeout: float | timedelta | None = None,
+        connection: Any = None,
         **kwargs: Any,
     ) -> str:
         """As ``TaskQueue.enqueue``, blocking: when it returns, the task is stored.
+
+        ``connection`` is a blocking one, of sqlite3 or psycopg, and is used in the thread that calls. Each such call
+        opens a handle of its own for as long as it lasts.
 
         Raises:
             InvalidArgument: An argument cannot mean anything.
@@ -192,7 +199,14 @@ class SyncTaskQueue:
             TaskExists: ``task_id`` is known already.
             TooLarge: The payload is larger than the backend takes.
         """
-        options = self.options(eta=eta, context=context, max_retries=max_retries, task_id=task_id, timeout=timeout)
+        options = self.options(
+            eta=eta,
+            context=context,
+            max_retries=max_retries,
+            task_id=task_id,
+            timeout=timeout,
+            connection=connection,
+        )
         return options.enqueue(func, *args, **kwargs)
 
     def options(
@@ -203,11 +217,19 @@ class SyncTaskQueue:
         max_retries: int | None = None,
         task_id: str | None = None,
         timeout: float | timedelta | None = None,
+        connection: Any = None,
     ) -> SyncEnqueuer:
         """As ``TaskQueue.options``; the ``enqueue`` of what it returns blocks."""
         return SyncEnqueuer(
             self,
-            self._queue.options(eta=eta, context=context, max_retries=max_retries, task_id=task_id, timeout=timeout),
+            self._queue.options(
+                eta=eta,
+                context=context,
+                max_retries=max_retries,
+                task_id=task_id,
+                timeout=timeout,
+                connection=connection,
+            ),
         )
 
     def enqueue_many(
@@ -221,6 +243,7 @@ class SyncTaskQueue:
         max_retries: int | None = None,
         task_ids: Sequence[str] | None = None,
         timeout: float | timedelta | None = None,
+        connection: Any = None,
     ) -> list[str]:
         """As ``TaskQueue.enqueue_many``, blocking: when it returns, all of the tasks are stored.
 
@@ -232,10 +255,24 @@ class SyncTaskQueue:
         """
         queue = self._queue
         options = queue._checked_options(eta, context, max_retries, None, timeout)  # noqa: SLF001 - the same class, blocking
-        return self._store(queue._prepare_many(func, calls, options, task_ids))  # noqa: SLF001 - as above
+        return self._store(queue._prepare_many(func, calls, options, task_ids), connection)  # noqa: SLF001 - as above
 
-    def _store(self, tasks: Sequence[Task]) -> list[str]:
-        return self._run(partial(self._queue._store, tasks))  # noqa: SLF001 - as above
+    def _store(self, tasks: Sequence[Task], connection: Any) -> list[str]:
+        if connection is None:
+            return self._run(partial(self._queue._store, tasks))  # noqa: SLF001 - as above
+        if any(iscoroutinefunction(getattr(connection, name, None)) for name in ("execute", "commit")):
+            raise InvalidArgument(
+                "connection", connection, "pass a blocking connection, of sqlite3 or psycopg, or use TaskQueue"
+            )
+        # Connects, so that a queue that is closed, or a running event loop, is refused as by every other method.
+        self._run(self._queue.next_due)
+        asyncio.run(self._store_here(tasks, connection))
+        return [task.id for task in tasks]
+
+    async def _store_here(self, tasks: Sequence[Task], connection: Any) -> None:
+        """Store them from the thread that calls: most blocking connections can be used in no other one."""
+        async with TaskQueue(self._queue.backend.clone(), clock=self._queue.now) as queue:
+            await queue._store_on(connection, tasks)  # noqa: SLF001 - as above
 
     def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Result | None:
         """As ``TaskQueue.get_result``, blocking.
