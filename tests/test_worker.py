@@ -897,3 +897,53 @@ def test_two_workers_share_a_queue_and_each_task_runs_once(run: Run, queue: Task
         assert sorted(world.log) == list(range(100))
 
     run(main())
+
+
+# ---------------------------------------------------------------- claiming while outcomes are recorded
+
+
+class SlowToRecord(MemoryBackend):
+    """Records no success before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def complete(self, *args: Any, **named: Any) -> None:
+        await self.may.wait()
+        await super().complete(*args, **named)
+
+
+def test_a_place_is_free_while_an_outcome_is_recorded_but_not_without_limit(run: Run, make_queue: MakeQueue) -> None:
+    async def main() -> None:
+        queue = make_queue(backend=SlowToRecord())
+        await queue.enqueue_many(anote, [(number,) for number in range(6)])
+        worker = Worker(queue, concurrency=2)
+        running = asyncio.create_task(worker.run_until_idle())
+        for _ in range(200):
+            await asyncio.sleep(0)
+        # Two are recorded while two others run; then the store has to keep up.
+        assert world.log == [0, 1, 2, 3]
+        queue.backend.may.set()
+        await running
+        assert sorted(world.log) == [0, 1, 2, 3, 4, 5]
+        assert (await queue.counts())[TaskStatus.SUCCESS] == 6
+        await queue.close()
+
+    run(main())
+
+
+def test_what_runs_is_never_more_than_the_concurrency_while_outcomes_are_recorded(
+    run: Run, make_queue: MakeQueue
+) -> None:
+    async def main() -> None:
+        queue = make_queue(backend=SlowToRecord())
+        await queue.enqueue_many(aoverlap, [()] * 12)
+        running = asyncio.create_task(Worker(queue, concurrency=3).run_until_idle())
+        await asyncio.sleep(0.05)
+        queue.backend.may.set()
+        await running
+        assert world.most == 3
+        await queue.close()
+
+    run(main())
