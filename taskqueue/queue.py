@@ -263,7 +263,8 @@ class TaskQueue:
             context: A dict with string keys that travels in the payload, for example request ids; a running task
                 finds it in ``current_task().context``.
             max_retries: The retry budget, counting executions; by default that of the queue.
-            task_id: An id of your own, 1 to 255 bytes of UTF-8 without NUL; by default a UUID that begins with the time.
+            task_id: An id of your own, 1 to 255 bytes of UTF-8 without NUL; by default a UUID that begins with
+                the time.
             timeout: How long one execution may take before it is cancelled and the attempt has failed: seconds or a
                 timedelta, above zero; None for no limit. It travels in the payload; ``Worker`` says what it does to
                 functions that run in threads.
