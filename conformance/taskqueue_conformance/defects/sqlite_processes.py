@@ -4,7 +4,8 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
@@ -16,13 +17,22 @@ from taskqueue_conformance.defects.sqlite_kills import TwoTransactions
 _IN_PROCESS: Final = threading.RLock()
 
 
+class LockOfTheProcess(TwoTransactions):
+    """Commits in the middle of a call, under a lock that only the handles of this process respect."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self.gate:
+            yield
+
+
 @planted(
     "C1",
     "claim selects and updates under a lock of the process: two processes take the same task",
     also="R1 C2 L2 L1",
     layer="processes",
 )
-class SqlClaimLocksTheProcess(TwoTransactions):
+class SqlClaimLocksTheProcess(LockOfTheProcess):
     def do_claim(self, db: sqlite3.Connection, now: datetime, limit: int, lease: datetime) -> list[Task]:
         arguments = {"now": self.stored_instant(now), "lease": self.stored_instant(lease), "limit": limit}
         rows = db.execute(
@@ -46,7 +56,7 @@ class SqlClaimLocksTheProcess(TwoTransactions):
     also="L2 V1 C1",
     layer="processes",
 )
-class SqlCancelLocksTheProcess(TwoTransactions):
+class SqlCancelLocksTheProcess(LockOfTheProcess):
     pause_s = 0.02
 
     def do_cancel(self, db: sqlite3.Connection, task_id: str, now: datetime) -> bool:
@@ -63,7 +73,7 @@ class SqlCancelLocksTheProcess(TwoTransactions):
 
 
 @planted("L1", "complete looks and writes under a lock of the process", also="L2 V1 C1", layer="processes")
-class SqlCompleteLocksTheProcess(TwoTransactions):
+class SqlCompleteLocksTheProcess(LockOfTheProcess):
     def do_complete(self, db: sqlite3.Connection, task_id: str, attempt: int, value: bytes, now: datetime) -> None:
         task = self.find(db, task_id)
         if task is None or task.status is not TaskStatus.RUNNING or task.attempts != attempt:
