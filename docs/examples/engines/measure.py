@@ -77,8 +77,17 @@ def write(engine: str, report: dict[str, Any], found: dict[str, str]) -> None:
 
 
 def matrix() -> str:
-    """Return the table of all summaries."""
-    return as_markdown(compared([REPORTS / f"{engine}.json" for engine in DISTRIBUTIONS]))
+    """Return what was measured, and the table of all summaries."""
+    paths = [REPORTS / f"{engine}.json" for engine in DISTRIBUTIONS]
+    comparison = compared(paths)
+    lines = []
+    for engine, report in zip(DISTRIBUTIONS, comparison.reports, strict=True):
+        found = ", ".join(f"{name} {report['versions'][name]}" for name in (*DISTRIBUTIONS[engine], "python"))
+        lines.append(
+            f"- {engine}: {found}; suite {report['suite_version']}, profile {report['profile']}, seed {report['seed']}; "
+            f"{report['started_at'][:10]}, {report['duration_s']:.0f} s"
+        )
+    return "\n".join(lines) + "\n\n" + as_markdown(comparison)
 
 
 def main() -> None:
