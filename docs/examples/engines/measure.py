@@ -84,8 +84,8 @@ def matrix() -> str:
     for engine, report in zip(DISTRIBUTIONS, comparison.reports, strict=True):
         found = ", ".join(f"{name} {report['versions'][name]}" for name in (*DISTRIBUTIONS[engine], "python"))
         lines.append(
-            f"- {engine}: {found}; suite {report['suite_version']}, profile {report['profile']}, seed {report['seed']}; "
-            f"{report['started_at'][:10]}, {report['duration_s']:.0f} s"
+            f"- {engine}: {found}; suite {report['suite_version']}, profile {report['profile']}, "
+            f"seed {report['seed']}; {report['started_at'][:10]}, {report['duration_s']:.0f} s"
         )
     return "\n".join(lines) + "\n\n" + as_markdown(comparison)
 
