@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,8 @@ from taskqueue_conformance.suite import LAYERS
 
 PROGRESS_S = 30.0
 """How often the command says how far it is where there is no terminal, in seconds."""
+_CHEAP = frozenset({"scenarios", "edges"})
+"""The layers that nearly every defect is run against, and that take the least time."""
 _WIDTH = 170  # of a file or a pipe
 _EXAMPLE = Path("docs") / "examples" / "lmdb_backend.py"
 
@@ -32,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the kill matrix as Markdown to FILE")
     parser.add_argument("--only", action="append", metavar="ID", help="only this defect; may be repeated")
     parser.add_argument("--full", action="store_true", help="run every check against each defect, not up to the first")
+    parser.add_argument(
+        "--in-order",
+        action="store_true",
+        help="run the layers in the suite's order, up to the first check that fails; by default the layer that is "
+        "expected to catch a defect runs first, and the others only if it does not",
+    )
     parser.add_argument("--layers", default=",".join(LAYERS), metavar="NAMES", help="only these layers of the suite")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="how many at a time")
     parser.add_argument("--list", action="store_true", help="list the defects, with the command that repeats each")
@@ -49,7 +58,12 @@ def run(options: argparse.Namespace) -> int:
     if not layers:
         raise SystemExit(f"--layers takes some of {','.join(LAYERS)}")
     matrix = _measured(
-        chosen, layers=layers, full=options.full, jobs=options.jobs, controls=not options.only, console=console
+        chosen,
+        layers=layers,
+        order=_Order.ALL if options.full else _Order.SUITE if options.in_order else _Order.EXPECTED,
+        jobs=options.jobs,
+        controls=not options.only,
+        console=console,
     )
     _print(matrix, console)
     if options.json is not None:
@@ -69,11 +83,26 @@ def _chosen(only: Iterable[str] | None) -> list[Defect]:
     return [known[each] for each in only]
 
 
+class _Order(Enum):
+    """Which checks are run against a defect, and in which order."""
+
+    EXPECTED = "the layer that is expected to catch it first"
+    SUITE = "the suite's order, up to the first that fails"
+    ALL = "the suite's order, all of them"
+
+    def job(self, defect: Defect, layers: tuple[str, ...]) -> Job:
+        """Return the first job for a defect."""
+        if self is _Order.EXPECTED and defect.layer in layers and defect.layer not in _CHEAP:
+            layers = (defect.layer,)
+        return Job(target=defect.target, stop=self is not _Order.ALL, layers=layers)
+
+
 def _measured(
-    chosen: Sequence[Defect], *, layers: tuple[str, ...], full: bool, jobs: int, controls: bool, console: Console
+    chosen: Sequence[Defect], *, layers: tuple[str, ...], order: _Order, jobs: int, controls: bool, console: Console
 ) -> Matrix:
     begun = time.perf_counter()
     preload()
+    full = order is _Order.ALL
     correct = _correct() if controls else []
     nulls = [f"{MODULE}:{name}" for name in NULLS] if controls else []
     # The longest first, so that nobody waits for them in the end.
@@ -83,23 +112,36 @@ def _measured(
         Job(target=each.target, stop=False, layers=("scenarios",)) for each in chosen if each.clauses and not full
     ]
     work += scenarios
-    work += [Job(target=each.target, stop=not full, layers=layers) for each in sorted(chosen, key=_lasts, reverse=True)]
+    work += [order.job(each, layers) for each in sorted(chosen, key=_lasts, reverse=True)]
     by_target = {each.target: each for each in chosen}
     done: dict[Job, Run] = {}
+    findings: dict[str, Finding] = {}
     with _Watch(len(work), console) as watch:
-        for each in measure(work, parallel=jobs):
-            done[each.job] = each
-            defect = None if each.job in scenarios else by_target.get(each.job.target)
-            watch.tell(each.job.target, None if defect is None else Finding(defect, each))
-    findings = [Finding(each, done[Job(target=each.target, stop=not full, layers=layers)]) for each in chosen]
+        while work:
+            again: list[Job] = []
+            for each in measure(work, parallel=jobs):
+                done[each.job] = each
+                target = each.job.target
+                finding = None
+                if each.job not in scenarios and target in by_target:
+                    finding = findings[target] = Finding(by_target[target], each)
+                    if finding.kill is not Kill.CAUGHT and each.job.layers != layers:
+                        again.append(Job(target=target, layers=layers))
+                        finding = None
+                watch.tell(target, finding)
+            watch.more(len(again))
+            work = again
     return Matrix(
-        findings=findings,
-        clause_runs=[Finding(by_target[job.target], done[job]) for job in scenarios] if not full else findings,
+        findings=[findings[each.target] for each in chosen],
+        clause_runs=[Finding(by_target[job.target], done[job]) for job in scenarios]
+        if not full
+        else list(findings.values()),
         controls=[
             *(Control(target, done[Job(target=target, stop=False, layers=layers)], null=True) for target in nulls),
             *(Control(target, done[Job(target=target, layers=layers)], null=False) for target in correct),
         ],
         full=full,
+        in_order=order is not _Order.EXPECTED,
         seconds=time.perf_counter() - begun,
     )
 
@@ -127,6 +169,11 @@ class _Watch:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+
+    def more(self, runs: int) -> None:
+        """Take note that there is more to do."""
+        self._total += runs
+        self._progress.update(self._bar, total=self._total)
 
     def tell(self, target: str, finding: Finding | None) -> None:
         """Take note that one run has ended, and of what it found if it was that of a defect."""
@@ -168,7 +215,8 @@ def _print(matrix: Matrix, console: Console) -> None:
             _print_trouble(finding, console)
     totals = ", ".join(f"{len(matrix.of(kill))} {kill}" for kill in Kill)
     layers = ", ".join(f"{layer} {len(found)}" for layer, found in matrix.by_layer().items())
-    console.print(f"caught first in: {layers}", markup=False)
+    how = "caught first in" if matrix.in_order else "caught in"
+    console.print(f"{how}: {layers}", markup=False)
     style = "bold green" if matrix.passed else "bold red"
     console.print(f"{len(matrix.findings)} defects: {totals}; {matrix.seconds:.0f} s", style=style, markup=False)
 

@@ -121,6 +121,7 @@ class Matrix:
         clause_runs: For defects that were planted for a clause, what all scenarios said.
         controls: The backends that do nothing, and the correct ones.
         full: Whether every check was run against each defect.
+        in_order: Whether the layers ran in the suite's order, so that what a layer catches no earlier one does.
         seconds: How long it took.
     """
 
@@ -129,6 +130,7 @@ class Matrix:
     controls: Sequence[Control]
     full: bool
     seconds: float
+    in_order: bool = True
 
     @property
     def passed(self) -> bool:
@@ -140,7 +142,7 @@ class Matrix:
         return [finding for finding in self.findings if finding.kill is kill]
 
     def by_layer(self) -> dict[str, list[Finding]]:
-        """The defects by the layer that caught them first: no earlier one had."""
+        """The defects by the layer that caught them first; no earlier one had, where the layers ran in order."""
         return {
             layer: [finding for finding in self.findings if finding.first is not None and finding.first.layer == layer]
             for layer in LAYERS
@@ -173,6 +175,7 @@ class Matrix:
         return {
             "format": FORMAT,
             "full": self.full,
+            "in_order": self.in_order,
             "seconds": round(self.seconds, 1),
             "passed": self.passed,
             "totals": {kill: len(self.of(kill)) for kill in Kill},
@@ -199,9 +202,11 @@ def markdown(matrix: Matrix) -> str:
         "",
         "## By layer",
         "",
-        "No earlier layer catches these.",
+        "No earlier layer catches these."
+        if matrix.in_order
+        else "Each defect ran first against the layer that it was planted for; `--in-order` begins with the first one.",
         "",
-        *_table(("layer", "caught here first"), [(layer, len(found)) for layer, found in matrix.by_layer().items()]),
+        *_table(("layer", "caught here"), [(layer, len(found)) for layer, found in matrix.by_layer().items()]),
         "",
         "## By requirement",
         "",
