@@ -172,17 +172,19 @@ class Run:
         return bool(self._attempts or self._leftovers)
 
     async def _idle(self, free: int, *, until_idle: bool) -> None:
-        # Read before the claim that follows: what is due now and not claimed then is the lease of a task that runs
-        # elsewhere, and to wait for an instant in the past would be a busy loop.
-        due = await self._queue.next_due()
-        now = self._queue.now()
-        seconds = self._settings.poll.total_seconds()
-        if due is not None and due > now:
-            seconds = min(seconds, max((due - now).total_seconds(), _SHORTEST_WAIT))
-        async with watching(self._queue.wait, seconds) as change:
+        poll = self._settings.poll.total_seconds()
+        async with watching(self._queue.wait, poll) as change:
+            # Read after the wait has begun, so that a retry recorded meanwhile is in it or ends the wait. And before
+            # the claim: what is due now and not claimed then is the lease of a task that runs elsewhere, and to wait
+            # for an instant in the past would be a busy loop.
+            due = await self._queue.next_due()
+            now = self._queue.now()
+            seconds = poll
+            if due is not None and due > now:
+                seconds = min(poll, max((due - now).total_seconds(), _SHORTEST_WAIT))
             if await self._claim(free) or (until_idle and not self._busy):
                 return
-            await self._first_of(change, *self._attempts, *self._leftovers)
+            await self._first_of(change, *self._attempts, *self._leftovers, timeout=seconds)
             if change.done():
                 self._changed.set()
                 await change

@@ -947,3 +947,27 @@ def test_what_runs_is_never_more_than_the_concurrency_while_outcomes_are_recorde
         await queue.close()
 
     run(main())
+
+
+class SlowLook(MemoryBackend):
+    """Whoever asks what is due next hears it late."""
+
+    async def next_due(self) -> datetime | None:
+        due = await super().next_due()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return due
+
+
+def test_a_retry_that_is_recorded_while_the_worker_asks_what_is_due_is_not_late() -> None:
+    async def main() -> None:
+        policy = RetryPolicy(base=timedelta(milliseconds=10))
+        async with TaskQueue(SlowLook(), retry_policy=policy) as queue:
+            task_id = await queue.enqueue(fail_twice, max_retries=3)
+            worker = Worker(queue, poll=timedelta(seconds=60))
+            running = asyncio.create_task(worker.run())
+            assert await queue.get_result(task_id, timeout=20) is not None
+            worker.stop()
+            await running
+
+    asyncio.run(main())
