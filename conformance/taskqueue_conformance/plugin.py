@@ -43,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how long the profile soak looks for counterexamples with new seeds (default: %(default)s)",
     )
+    group.addoption(
+        "--conformance-suite",
+        default=None,
+        metavar="N",
+        help="the version of the suite that counts; newer checks run and are reported, but do not count. Without it: "
+        "what the ini option conformance_suite names, or the newest version",
+    )
+    parser.addini("conformance_suite", "the version of the suite that counts, see --conformance-suite", default="")
     parser.addini("conformance_backend", "the target of --conformance without a value", default="")
 
 

@@ -34,6 +34,7 @@ class RunInfo:
         backend_class: The dotted name of the class under test.
         capabilities: What the harness claims, sorted.
         not_claimed: What it disclaims, sorted.
+        suite_version: The version of the suite whose checks count.
         seed: The seed of what was drawn at random.
         profile: How much was to run.
         repeat: The command that repeats the run.
@@ -54,6 +55,7 @@ class RunInfo:
     platform: str
     started_at: datetime
     duration_s: float
+    suite_version: str = str(SUITE_VERSION)
 
 
 def as_json(info: RunInfo, tally: Tally) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def as_json(info: RunInfo, tally: Tally) -> dict[str, Any]:
     clauses = json.loads((features_folder() / "clauses.json").read_text(encoding="utf-8"))["clauses"]
     return {
         "format": FORMAT,
-        "suite_version": SUITE_VERSION,
+        "suite_version": info.suite_version,
         "spec_version": SPEC_VERSION,
         "backend": info.target,
         "backend_class": info.backend_class,
@@ -76,8 +78,9 @@ def as_json(info: RunInfo, tally: Tally) -> dict[str, Any]:
         "started_at": info.started_at.isoformat(),
         "duration_s": round(info.duration_s, 3),
         "done": tally.done(),
-        "features": _features(tally.results.values()),
+        "features": _features([*tally.results.values(), *tally.newer.values()]),
         "requirements": [_requirement(group, clauses, tally) for group in tally.requirements()],
+        "newer": [_check(result) for result in tally.newer.values()],
     }
 
 

@@ -19,7 +19,8 @@ from taskqueue_conformance.harness import Harness
 from taskqueue_conformance.items import PROPERTY, SUITE, Layer, Setting
 from taskqueue_conformance.profiles import PROFILES, SOAK, soak_check
 from taskqueue_conformance.secrets import without_password
-from taskqueue_conformance.suite import LAYERS, required_checks
+from taskqueue_conformance.suite import LAYERS, SUITE_VERSION, every_check, required_checks
+from taskqueue_conformance.suite_versions import versions
 from taskqueue_conformance.target import TargetError, preflight, resolve
 from taskqueue_conformance.verdict import Outcome, Tally, Verdict
 
@@ -42,13 +43,17 @@ class ConformanceRun:
         self.worker = hasattr(config, "workerinput")
         self.backend_class = ""
         self.profile = PROFILES[config.getoption("conformance_profile")]
-        self.setting = Setting(harness, target, config.getoption("conformance_seed"), self.profile.effort)
-        self.checks = dict(required_checks())
+        self.version = self._suite_version(config)
+        self.checks = dict(every_check())
+        required = dict(required_checks(self.version))
+        newer = {check_id: check for check_id, check in self.checks.items() if check_id not in required}
+        seed: int = config.getoption("conformance_seed")
+        self.setting = Setting(harness, target, seed, self.profile.effort, frozenset(newer))
         if self.profile.name == SOAK:
             minutes: float = config.getoption("conformance_minutes")
-            soak = soak_check(self.checks, self.setting, minutes=minutes, progress=self._show_progress)
-            self.checks[soak.id] = soak
-        self.tally = Tally(self.checks)
+            soak = soak_check(required, self.setting, minutes=minutes, progress=self._show_progress)
+            self.checks[soak.id] = required[soak.id] = soak
+        self.tally = Tally(required, newer)
         self.started = time.perf_counter()
         self.started_at = datetime.now(UTC)
         self.report_path: Path | None = None
@@ -78,6 +83,16 @@ class ConformanceRun:
         except TargetError as error:
             raise pytest.UsageError(str(error)) from error
         return run
+
+    @staticmethod
+    def _suite_version(config: pytest.Config) -> int:
+        given = config.getoption("conformance_suite") or config.getini("conformance_suite")
+        if not given:
+            return SUITE_VERSION
+        if not str(given).isdecimal() or int(given) not in versions():
+            known = ", ".join(map(str, versions()))
+            raise pytest.UsageError(f"there is no version {given} of the suite here; --conformance-suite takes {known}")
+        return int(given)
 
     @staticmethod
     def _selection(config: pytest.Config) -> list[str]:
@@ -163,7 +178,7 @@ class ConformanceRun:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of a check's result."""
         noted: Any = dict(report.user_properties).get(PROPERTY)
-        result = None if noted is None else self.tally.results.get(noted["id"])
+        result = None if noted is None else self.tally.of(noted["id"])
         if result is None:
             return
         if report.when == "call":
@@ -216,8 +231,10 @@ class ConformanceRun:
             backend_class=self.backend_class,
             capabilities=sorted(self.harness.capabilities),
             not_claimed=sorted(
-                {need for check in self.checks.values() for need in check.needs} - self.harness.capabilities
+                {need for result in self.tally.results.values() for need in result.check.needs}
+                - self.harness.capabilities
             ),
+            suite_version=str(self.version),
             seed=self.setting.seed,
             profile=self.profile.name,
             repeat=self._repeat(),
@@ -237,6 +254,8 @@ class ConformanceRun:
             words.append(f"--conformance-seed={self.setting.seed}")
         if self.profile.name != PROFILES["default"].name:
             words.append(f"--conformance-profile={self.profile.name}")
+        if self.version != SUITE_VERSION:
+            words.append(f"--conformance-suite={self.version}")
         if self.selection != [SUITE]:
             words += self.selection
         for option in ("keyword", "markexpr"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskqueue import Backend
+from taskqueue_conformance.suite import SUITE_VERSION
 
 TARGET: Final = "{name}.testing:Harness"
 
@@ -127,6 +128,7 @@ def _texts(name: str) -> dict[str, str]:
         "methods": list(_methods()),
         "stages": STAGES,
         "version": version("taskqueue-spec"),
+        "suite": SUITE_VERSION,
     }
     return {
         path.format(name=name): environment.get_template(template).render(values) for path, template in _FILES.items()

@@ -30,10 +30,21 @@ def write_verdict(reporter: pytest.TerminalReporter, info: RunInfo, tally: Tally
         reporter.line(
             f"{layer}: " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in numbers.items())
         )
+    if tally.newer:
+        _write_newer(reporter, info, tally)
     if report_path is not None:
         reporter.line(f"report: {report_path}")
     verdict = tally.verdict
     reporter.line(f"{verdict}: {_sentence(info, tally)}", bold=True, **_COLOURS[verdict])
+
+
+def _write_newer(reporter: pytest.TerminalReporter, info: RunInfo, tally: Tally) -> None:
+    results = tally.newer.values()
+    passed = sum(result.outcome is Outcome.PASSED for result in results)
+    reporter.line(f"newer than version {info.suite_version}, not counted: {passed} of {len(results)} passed")
+    for result in results:
+        if result.outcome.failure:
+            reporter.line(f"  {result.outcome}: {result.check.id}")
 
 
 def _row(group: RequirementResult) -> str:
@@ -51,7 +62,7 @@ def _row_colour(group: RequirementResult) -> dict[str, bool]:
 
 def _sentence(info: RunInfo, tally: Tally) -> str:
     total = len(tally.results)
-    parts = [f"{info.target} passed {tally.count(Outcome.PASSED)} of {total} checks"]
+    parts = [f"{info.target} passed {tally.count(Outcome.PASSED)} of {total} checks of version {info.suite_version}"]
     failures = sum(result.outcome.failure for result in tally.results.values())
     missing = tally.count(Outcome.NOT_RUN) + tally.count(Outcome.SKIPPED)
     if failures:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from taskqueue_conformance.check import Check
@@ -100,10 +101,20 @@ class RequirementResult:
 
 
 class Tally:
-    """The results of all required checks."""
+    """The results of all checks.
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    Attributes:
+        results: Those that count, by the check's id: of the checks that the version of the suite requires.
+        newer: The others: of checks that only a later version requires.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], newer: Mapping[str, Check] = MappingProxyType({})) -> None:
         self.results = {check_id: CheckResult(check) for check_id, check in checks.items()}
+        self.newer = {check_id: CheckResult(check) for check_id, check in newer.items()}
+
+    def of(self, check_id: str) -> CheckResult | None:
+        """Return the result of a check, whether it counts or not; None for one that is not of the suite."""
+        return self.results.get(check_id) or self.newer.get(check_id)
 
     @property
     def verdict(self) -> Verdict:
