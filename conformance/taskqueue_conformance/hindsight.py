@@ -182,7 +182,10 @@ def _follow(connected: set[str], call: Call) -> None:
 
 
 def _issued_twice(calls: Sequence[Call]) -> Breach | None:
-    """Return the breach of a claim that was given to two callers, which is one in whatever order things happened."""
+    """Return the breach of a task that was given to two callers, which is one in whatever order things happened.
+
+    Either as the same attempt, or as the next one though nobody had tried to fail the one before.
+    """
     issued: set[tuple[str, str, int]] = set()
     for call in calls:
         if call.method == "purge":
@@ -192,8 +195,19 @@ def _issued_twice(calls: Sequence[Call]) -> Breach | None:
                 claim = (call.store, task.id, task.attempts)
                 if claim in issued:
                     return Breach("C1", call, f"no task that another call was given as attempt {task.attempts}")
+                before = (call.store, task.id, task.attempts - 1)
+                if before in issued and not any(_may_have_failed(other, call, before) for other in calls):
+                    return Breach("C1", call, f"no task whose attempt {task.attempts - 1} still holds it")
                 issued.add(claim)
     return None
+
+
+def _may_have_failed(call: Call, claim: Call, attempt: tuple[str, str, int]) -> bool:
+    """Tell whether ``call`` may have ended an attempt before ``claim`` took effect."""
+    store, task_id, number = attempt
+    if call.method != "fail" or call.store != store or (claim.ended and call.began > claim.finished):
+        return False
+    return call.arguments["task_id"] == task_id and call.arguments["attempt"] == number
 
 
 class _Retrial:

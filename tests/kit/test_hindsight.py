@@ -222,3 +222,23 @@ def test_the_arguments_are_those_of_the_call_even_if_the_list_changes_later() ->
     record.end(record.begin("handle", "store", "get", {"task_id": "a"}), A)
     record.end(record.begin("handle", "store", "tasks", {"status": None, "after": None, "limit": 5}), ([A], None))
     assert first_breach(record.calls) is None
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_task_that_is_claimed_again_before_its_attempt_has_failed_has_two_holders(failed: bool) -> None:  # noqa: FBT001
+    """Whatever else overlapped."""
+    record = recorded(ENQUEUED, CLAIMED)
+    others = [record.begin("handle", "store", "enqueue", {"tasks": [new_task(f"other {n}")]}) for n in range(5)]
+    completing = record.begin("handle", "store", "complete", {"task_id": "a", "attempt": 1, "value": b"", "now": NOON})
+    if failed:
+        failing = record.begin(
+            "handle", "store", "fail", {"task_id": "a", "attempt": 1, "failure": new_failure(), "if_expired": False}
+        )
+        record.end(failing, ValueError("unclear"))
+    again = record.begin("handle", "store", "claim", CLAIM)
+    record.end(again, [replace(RUNNING, attempts=2)])
+    record.end(completing, StaleClaim("a", 1, status=TaskStatus.RUNNING, attempts=2))
+    for other in others:
+        record.end(other, None)
+    breach = first_breach(record.calls)
+    assert (breach is not None and breach.requirement == "C1") is not failed
