@@ -131,6 +131,8 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
         outcomes = [retrial.copy().judge_all(order) for order in orders]
         right = next((number for number, breach in enumerate(outcomes) if breach is None), None)
         retrial.judge_all(orders[right or 0], to_the_end=True)
+        if right is None and len({breach.requirement for breach in outcomes if breach is not None}) > 1:
+            break  # each order would break another requirement: the check itself knows better
         if right is None and (breach := outcomes[0]) is not None:
             if not breach.in_a_summary:
                 return breach

@@ -182,7 +182,7 @@ class PurgeCountsWhatItSelected(PlainMemory):
         return len(chosen)
 
 
-@planted("LISTING", "A page is read task by task: it shows a state that never was", also="D1 L1", layer="schedules")
+@planted("LISTING", "A page is read task by task: it shows a state that never was", also="D1 D2 L1")
 class PageReadsOneByOne(PlainMemory):
     async def tasks(self, **options: Any) -> Any:
         page, cursor = await super().tasks(**options)
@@ -194,7 +194,7 @@ class PageReadsOneByOne(PlainMemory):
         return [*seen, *page[10:]], cursor
 
 
-@planted("V2", "get reads the task, then its failures: the record is older than they are", also="L1 R2")
+@planted("V2", "get reads the task, then its failures: the record is older than they are", also="L1 R2 D2")
 class GetReadsFailuresLater(PlainMemory):
     async def get(self, task_id: str) -> Task | None:
         task = await super().get(task_id)
