@@ -1,39 +1,48 @@
 """The pages in docs/ say what is so: their programs run, their commands and links exist."""
 
+import argparse
+import ast
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import pytest
 
+from taskqueue_conformance import plugin
+from taskqueue_conformance.__main__ import COMMANDS
+
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = [
-    DOCS / "how-to" / "deploy-a-worker.md",
-    DOCS / "how-to" / "write-idempotent-tasks.md",
-    DOCS / "how-to" / "use-from-sync-code.md",
-    DOCS / "how-to" / "secure-the-store.md",
-    DOCS / "explanation" / "guarantees.md",
-]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = DOCS.parent / "README.md"
+GENERATED = {"_build", "specification"}
+PAGES = [README, *(page for page in sorted(DOCS.rglob("*.md")) if not GENERATED & set(page.parts))]
+TUTORIAL = DOCS / "tutorial" / "first-result.md"
+ELSEWHERE = {
+    TUTORIAL,  # below
+    DOCS / "explanation" / "real-engines.md",  # test_engines.py
+    DOCS / "how-to" / "write-a-backend.md",  # conformance/test_outsider.py
+}
+"""Pages whose programs other tests run."""
+BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"# (\w+\.py)\n")
 SECONDS = 60
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    return [text for language, text in BLOCK.findall(page.read_text("utf-8")) if language in languages]
+    return [
+        textwrap.dedent(text) for _, language, text in BLOCK.findall(page.read_text("utf-8")) if language in languages
+    ]
 
 
 def programs(page: Path) -> dict[str, str]:
     """Return the programs of a page: their first line is a comment with the name of the file that they are."""
-    found = {}
-    for text in blocks(page, "python"):
-        name = re.match(r"# (\w+\.py)\n", text)
-        assert name is not None, f"a block of {page.name} has no file name: {text[:40]!r}"
-        found[name[1]] = text
-    return found
+    return {name[1]: text for text in blocks(page, "python") if (name := NAME.match(text))}
 
 
 def save(page: Path, folder: Path) -> list[str]:
@@ -71,7 +80,9 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if programs(page) and page not in ELSEWHERE], ids=lambda page: page.stem
+)
 def test_every_program_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path) -> None:
     names = [name for name in save(page, tmp_path) if not missing((tmp_path / name).read_text("utf-8"))]
     with ThreadPoolExecutor(2) as pool:
@@ -81,6 +92,46 @@ def test_every_program_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_pa
             r"^\s*(?:print|asyncio\.run)\(.*\)  # (.*)$", (tmp_path / name).read_text("utf-8"), re.MULTILINE
         ):
             assert promised in output, f"{name} prints {output!r}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_every_block_of_python_compiles_and_imports_what_there_is(page: Path) -> None:
+    for text in blocks(page, "python"):
+        tree = compile(text, page.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("taskqueue"):
+                module = importlib.import_module(str(node.module))
+                assert {alias.name for alias in node.names} <= set(dir(module)), text
+
+
+def test_the_program_of_the_readme_prints_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "readme.py").write_text(blocks(README, "python")[0], "utf-8")
+    assert run(tmp_path, "readme.py") == "5\n"
+
+
+def test_the_tutorial_goes_as_it_is_told(tmp_path: Path) -> None:
+    save(TUTORIAL, tmp_path)
+    told = blocks(TUTORIAL, "text")
+    assert run(tmp_path, "first.py") in told
+    later = tmp_path / "later.py"
+    later.write_text(later.read_text("utf-8").replace("seconds=20", "seconds=1"), "utf-8")
+    run(tmp_path, "later.py")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "taskqueue", "worker", "--url", "sqlite:///taskqueue.db"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert run(tmp_path, "ask.py") in told
+    finally:
+        worker.terminate()
+        _, log = worker.communicate(timeout=SECONDS)
+    assert worker.returncode == 0
+    # The times, the path and the number of the process are of this run.
+    (shown,) = (text for text in told if "taskqueue.worker" in text)
+    words = [line.split("Z ", 1)[1].split(" at ")[0] for line in shown.splitlines()[1:]]
+    assert [line.split("Z ", 1)[1].split(" at ")[0] for line in log.splitlines()[1:3]] == words
 
 
 SYNC_PAGE = DOCS / "how-to" / "use-from-sync-code.md"
@@ -145,12 +196,34 @@ def test_the_commands_and_options_of_a_page_exist(page: Path) -> None:
     for line in re.findall(r"(?<![\w./-])(?:\S*/bin/)?taskqueue ([^\n\]]*)", text):
         name, *words = shlex.split(line, comments=True)
         command = cli.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         for word in words:
             assert not word.startswith("--") or word in known, f"taskqueue {line}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_options_of_the_suite_that_a_page_names_exist(page: Path) -> None:
+    parser = pytest.Parser(_ispytest=True)
+    plugin.pytest_addoption(parser)
+    known = {name for group in parser._groups for option in group.options for name in option.names()}
+    for option in re.findall(r"(?<![\w-])(--conformance[\w-]*)", page.read_text("utf-8")):
+        assert option in known, option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_the_suite_that_a_page_names_exist(page: Path) -> None:
+    for line in re.findall(r"python -m taskqueue_conformance (?!…)([a-z][^\n`#]*)", page.read_text("utf-8")):
+        name, *words = shlex.split(line)
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"taskqueue_conformance.{COMMANDS[name][0]}").add_arguments(parser)
+        known = set(parser._option_string_actions)
+        for word in words:
+            assert not word.startswith("--") or word.partition("=")[0] in known, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
         if "://" not in target:

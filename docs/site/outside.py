@@ -1,4 +1,4 @@
-"""Links from pages to Markdown that is not a page: in the repository they lead somewhere, on the site they cannot.
+"""Links from pages to folders, and to Markdown that is no page: in the repository they lead somewhere, here not.
 
 The README's place on the site is the first page. Of other links the text stays.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sphinx.application import Sphinx
 
-_LINK: Final = re.compile(r"\[([^\]]+)\]\(([^):#]+\.md)(#[^)]*)?\)")
+_LINK: Final = re.compile(r"\[([^\]]+)\]\(([^):#]+(?:\.md|/))(#[^)]*)?\)")
 
 
 def rewrite(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -20,7 +20,7 @@ def rewrite(app: Sphinx, docname: str, source: list[str]) -> None:
 
     def replaced(link: re.Match[str]) -> str:
         target = Path(os.path.normpath(path.parent / link[2]))
-        if target.is_relative_to(root):
+        if target.is_relative_to(root) and not target.is_dir():
             return link[0]
         if target == root.parent / "README.md":
             return f"[{link[1]}]({os.path.relpath(root / 'index.md', path.parent)})"
