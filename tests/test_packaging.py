@@ -28,6 +28,8 @@ def test_the_wheel_holds_the_three_parts_and_nothing_else(wheel: Path) -> None:
         "taskqueue/py.typed",
         "taskqueue_conformance/py.typed",
         "taskqueue_conformance/report.schema.json",
+        "taskqueue_conformance/suite_versions/1.txt",
+        "taskqueue_conformance/suite_versions/withdrawn.txt",
         "taskqueue_conformance/templates/report.html.j2",
         "taskqueue_conformance/templates/new/backend.py.j2",
         "taskqueue_conformance/features/clauses.json",
