@@ -6,7 +6,7 @@ is free, and the next message goes to another one.
 
 import asyncio
 import struct
-from typing import Any
+from typing import Any, Self
 
 IDLE = b"I"
 
@@ -21,7 +21,7 @@ class PoolingProxy:
         self.switches = 0
         self.startup_settings: list[bytes] = []
 
-    async def __aenter__(self) -> "PoolingProxy":
+    async def __aenter__(self) -> Self:
         self._clients: set[asyncio.Task[Any]] = set()
         self._server = await asyncio.start_unix_server(self._accepted, self._path)
         return self

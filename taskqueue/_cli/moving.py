@@ -18,7 +18,7 @@ from taskqueue.moving import move as move_tasks
     short_help="Move unfinished tasks to another store.",
     epilog="""
     Example:
-      taskqueue move sqlite:///taskqueue.db postgresql://user@db/app --journal move.journal
+      taskqueue move sqlite:///taskqueue.db postgresql://user@db/app --journal move
     """,
 )
 @click.argument("source", metavar="SOURCE")

@@ -10,7 +10,14 @@ from taskqueue._cli.parameters import url_option
 from taskqueue._url import without_password
 
 
-@click.group(cls=CommandGroup, short_help="Create or print the tables of a store in PostgreSQL.")
+@click.group(
+    cls=CommandGroup,
+    short_help="Create or print the tables of a store in PostgreSQL.",
+    epilog="""
+    Example:
+      taskqueue schema sql --schema jobs > taskqueue.sql
+    """,
+)
 def schema() -> None:
     """Create, upgrade or print the tables of a store in PostgreSQL.
 

@@ -67,7 +67,7 @@ DEFECTS: Final = {
     "claim_without_limit": Defect(
         "edges/E2/a-claim-returns-min-of-due-and-limit[1]", "E2", "_CLAIM", "LIMIT $2", "LIMIT $2 + 1000"
     ),
-    "claim_without_lock": Defect("processes/C1/processes-race", "C1", "_CLAIM", "FOR NO KEY UPDATE SKIP LOCKED", ""),
+    "claim_without_lock": Defect("processes/C1/processes-race", "C1 R1", "_CLAIM", "FOR NO KEY UPDATE SKIP LOCKED", ""),
     "claim_takes_what_runs": Defect(
         "edges/C1/a-held-task-is-not-claimed",
         "C1",
