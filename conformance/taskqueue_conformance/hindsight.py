@@ -209,7 +209,7 @@ def _may_have_failed(call: Call, claim: Call, attempt: tuple[str, str, int]) -> 
     store, task_id, number = attempt
     if call.method != "fail" or call.store != store or (claim.ended and call.began > claim.finished):
         return False
-    return call.arguments["task_id"] == task_id and call.arguments["attempt"] == number
+    return (call.arguments["task_id"], call.arguments["attempt"]) == (task_id, number)
 
 
 class _Retrial:
