@@ -226,5 +226,6 @@ def test_the_commands_of_the_suite_that_a_page_names_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
-        if "://" not in target:
+        # The pages of the features are made with the site, whose links are checked when it is built.
+        if "://" not in target and not target.startswith("specification/"):
             assert (page.parent / target).exists(), target
