@@ -2,12 +2,10 @@
 
 import asyncio
 import hashlib
-import os
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
-from weakref import WeakSet, ref
 
 from taskqueue.backends import _postgres_store as store
 from taskqueue.backends._postgres_connection import (
@@ -21,6 +19,7 @@ from taskqueue.backends._postgres_connection import (
 )
 from taskqueue.backends._postgres_listener import Listener
 from taskqueue.backends._postgres_operations import Operation, Table
+from taskqueue.backends._session import BaseSession, finished
 from taskqueue.backends._sqlite_schema import DamagedRow
 from taskqueue.errors import StoreUnavailable, TaskQueueError
 
@@ -44,7 +43,7 @@ class _Call(NamedTuple):
     answer: "asyncio.Future[Any]"
 
 
-class Session:
+class Session(BaseSession):
     """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
 
     Calls are queued by their kinds, and a task of the session's own takes them from the queues: one alone, or as one
@@ -62,7 +61,6 @@ class Session:
 
     Attributes:
         table: Its table.
-        closed: Whether it has been closed.
     """
 
     def __init__(self, server: Server, schema: str, *, create: bool) -> None:
@@ -70,7 +68,6 @@ class Session:
         self._schema = schema
         self._create = create
         self.table = Table(f'"{schema}"')
-        self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._calls: dict[type[Operation[Any]], deque[_Call]] = {}
         self._drainer: asyncio.Task[None] | None = None
@@ -80,43 +77,7 @@ class Session:
         self._waiters: set[asyncio.Future[None]] = set()
         self._channel = channel_of(schema)
         self._listener = Listener(server, self._channel, self._wake)
-        self._connecting = 0
-        self._connected = False
-        self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
-        self._opening = self._loop.create_task(self._open())
-        self._closing: asyncio.Task[None] | None = None
-        self.closed = False
-        _SESSIONS.add(self)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a connect has returned and nobody has called close."""
-        return self._connected and self._closing is None
-
-    @property
-    def closing(self) -> "asyncio.Task[None] | None":
-        """The task that closes the session, or None before somebody has called close."""
-        return self._closing
-
-    async def connected(self) -> None:
-        """Wait until the session is open. If that fails, or everybody who waits here is cancelled, it is closed."""
-        self._connecting += 1
-        try:
-            await asyncio.wait((self._opening,))
-            self._opening.result()
-            self._connected = True
-        finally:
-            self._connecting -= 1
-            if not self._connecting and not self._connected:
-                self._opening.cancel()
-                await finished(self.close())
-
-    def close(self) -> "asyncio.Task[None]":
-        """Begin to close, once the calls under way have been answered; return the task that does it. Idempotent."""
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
-            self._wake()
-        return self._closing
+        super().__init__()
 
     def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
         """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
@@ -150,7 +111,10 @@ class Session:
 
     # Opening and closing
 
-    async def _open(self) -> None:
+    def _give_up_opening(self) -> None:
+        self._opening.cancel()
+
+    async def _open_store(self) -> None:
         try:
             connection = await self._reconnect()
             await store.check(connection, self._server.location, self._schema, create=self._create)
@@ -165,12 +129,8 @@ class Session:
         except BaseException:
             self._drop_connection()
             raise
-        await anext(self._guardian)
 
-    async def _close(self) -> None:
-        await finished(self._opening)
-        if self._opening.cancelled() or self._opening.exception() is not None:
-            return
+    async def _close_store(self) -> None:
         await self._listener.stop()
         if self._drainer is not None:
             await finished(self._drainer)
@@ -180,9 +140,6 @@ class Session:
             self._timer.cancel()
         self._drop_connection()
         await asyncio.sleep(0)  # the event loop closes the socket in its next turn
-        self.closed = True
-        if not self._guardian.ag_running:
-            await self._guardian.aclose()
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
@@ -268,7 +225,7 @@ class Session:
             raise
         for call, outcome in zip(calls, outcomes, strict=True):
             self._changed |= call.operation.announces and not isinstance(outcome, Exception)
-            self._answer(call, outcome)
+            self._answer(call.answer, outcome)
 
     async def _outcomes(self, operations: Sequence[Operation[Any]]) -> Sequence[Any]:
         """Run operations of one kind as one; if that is refused, one by one, so that each harms only its caller."""
@@ -304,17 +261,9 @@ class Session:
             with suppress(Exception):  # a hint; who waits looks again all the same
                 await self._connection.fetch(_NOTIFY, self._channel)
 
-    def _answer(self, call: _Call, outcome: Any) -> None:
-        if call.answer.done():
-            return
-        if not isinstance(outcome, BaseException):
-            call.answer.set_result(outcome)
-        elif not isinstance(outcome, TaskQueueError) and (driver_error(outcome) or isinstance(outcome, DamagedRow)):
-            error = self._unavailable(outcome)
-            error.__cause__ = outcome
-            call.answer.set_exception(error)
-        else:
-            call.answer.set_exception(outcome)
+    def _explained(self, error: BaseException) -> Exception | None:
+        ours = isinstance(error, TaskQueueError) or not (driver_error(error) or isinstance(error, DamagedRow))
+        return None if ours else self._unavailable(error)
 
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
         unknown = "; the call may have happened or not" if isinstance(error, ConnectionLost) else ""
@@ -325,27 +274,3 @@ def channel_of(schema: str) -> str:
     """Return the channel on which changes of a store are announced; an identifier has at most 63 bytes."""
     name = f"taskqueue_{schema}"
     return name if len(name) < 64 else f"taskqueue_{hashlib.sha256(schema.encode()).hexdigest()[:40]}"  # noqa: PLR2004 - see above
-
-
-async def finished(future: "asyncio.Future[Any]") -> None:
-    """Wait until ``future`` is done, however often the waiting task is cancelled. Raises nothing."""
-    while not future.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((future,))
-
-
-async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, None]:
-    """Close the session when the event loop shuts its asynchronous generators down, if nobody has closed it before."""
-    try:
-        yield
-    finally:
-        forgotten = session()
-        if forgotten is not None and not forgotten.closed:
-            await finished(forgotten.close())
-
-
-# A forked child must not use the parent's connections, nor close them: to collect a session would be to do so.
-_SESSIONS: "WeakSet[Session]" = WeakSet()
-_INHERITED: Final[list[Session]] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_SESSIONS))

@@ -4,18 +4,18 @@ import asyncio
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
-from weakref import WeakSet, ref
 
+from taskqueue.backends._session import BaseSession, finished
 from taskqueue.backends._sqlite_changes import announce
 from taskqueue.backends._sqlite_commit import execute
 from taskqueue.backends._sqlite_file import StoreFile, unavailable
 from taskqueue.backends._sqlite_lookout import Lookout
 from taskqueue.backends._sqlite_operations import Operation
 from taskqueue.backends._sqlite_schema import DamagedRow
-from taskqueue.backends._sqlite_thread import FileThread, finished
+from taskqueue.backends._sqlite_thread import FileThread
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class _Call(NamedTuple):
     answer: "asyncio.Future[Any]"
 
 
-class Session:
+class Session(BaseSession):
     """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
 
     Calls are queued, and handed to the thread whenever it has nothing to do: one alone, or in one transaction all that
@@ -43,49 +43,13 @@ class Session:
     def __init__(self, path: str, opener: Callable[[], StoreFile]) -> None:
         self._path = path
         self._store = os.path.realpath(path)
-        self._loop = asyncio.get_running_loop()
         self._thread = FileThread(opener)
         self._calls: deque[_Call] = deque()
         self._flushing = False
         self._working = False
         self._at_rest: asyncio.Future[None] | None = None
         self._lookout = Lookout(self._store, self.submit)
-        self._connecting = 0
-        self._connected = False
-        self._guardian: Any = _close_at_shutdown(ref(self))  # typing does not know ag_running
-        self._opening = self._loop.create_task(self._open())
-        self._closing: asyncio.Task[None] | None = None
-        self.closed = False
-        _SESSIONS.add(self)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a connect has returned and nobody has called close."""
-        return self._connected and self._closing is None
-
-    @property
-    def closing(self) -> "asyncio.Task[None] | None":
-        """The task that closes the session, or None before somebody has called close."""
-        return self._closing
-
-    async def connected(self) -> None:
-        """Wait until the session is open. If that fails, or everybody who waits here is cancelled, it is closed."""
-        self._connecting += 1
-        try:
-            await asyncio.wait((self._opening,))
-            self._opening.result()
-            self._connected = True
-        finally:
-            self._connecting -= 1
-            if not self._connecting and not self._connected:
-                await finished(self.close())
-
-    def close(self) -> "asyncio.Task[None]":
-        """Begin to close, once the calls under way have been answered; return the task that does it. Idempotent."""
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
-            self._lookout.wake()
-        return self._closing
+        super().__init__()
 
     async def reap(self) -> None:
         """Close the file of a session whose event loop has been closed."""
@@ -106,22 +70,21 @@ class Session:
         """Wait for a change by whichever process, for ``close``, or until the time is up."""
         await self._lookout.wait(seconds)
 
-    async def _open(self) -> None:
-        await self._thread.open()
-        await anext(self._guardian)
+    def _give_up_opening(self) -> None:
+        """It goes on in its thread to the end, and is closed then."""
 
-    async def _close(self) -> None:
-        await finished(self._opening)
-        if self._opening.cancelled() or self._opening.exception() is not None:
-            return
+    def _wake(self) -> None:
+        self._lookout.wake()
+
+    async def _open_store(self) -> None:
+        await self._thread.open()
+
+    async def _close_store(self) -> None:
         while self._flushing or self._working:
             self._at_rest = self._loop.create_future()
             await finished(self._at_rest)
         self._lookout.close()
         await self._thread.close()
-        self.closed = True
-        if not self._guardian.ag_running:
-            await self._guardian.aclose()
 
     def _flush(self) -> None:
         """Hand what has gathered to the thread."""
@@ -143,7 +106,7 @@ class Session:
         self._working = False
         self._flush()  # first, so that the thread goes on while the callers take their answers
         for call, outcome in zip(calls, outcomes, strict=True):
-            self._answer(call, outcome)
+            self._answer(call.answer, outcome)
 
     def _next_calls(self) -> list[_Call]:
         calls: list[_Call] = []
@@ -169,32 +132,5 @@ class Session:
             announce(self._store)
         return version, changed, outcomes
 
-    def _answer(self, call: _Call, outcome: Any) -> None:
-        if call.answer.done():
-            return
-        if not isinstance(outcome, BaseException):
-            call.answer.set_result(outcome)
-        elif isinstance(outcome, (sqlite3.Error, DamagedRow)):
-            error = unavailable(self._path, outcome)
-            error.__cause__ = outcome
-            call.answer.set_exception(error)
-        else:
-            call.answer.set_exception(outcome)
-
-
-async def _close_at_shutdown(session: "ref[Session]") -> AsyncGenerator[None, None]:
-    """Close the session when the event loop shuts its asynchronous generators down, if nobody has closed it before."""
-    try:
-        yield
-    finally:
-        forgotten = session()
-        if forgotten is not None and not forgotten.closed:
-            await finished(forgotten.close())
-
-
-# A forked child has closed the parent's files. The rest of the sessions is kept, since to collect it would mean to end
-# tasks and threads that are not there.
-_SESSIONS: "WeakSet[Session]" = WeakSet()
-_INHERITED: Final[list[Session]] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_SESSIONS))
+    def _explained(self, error: BaseException) -> Exception | None:
+        return unavailable(self._path, error) if isinstance(error, (sqlite3.Error, DamagedRow)) else None

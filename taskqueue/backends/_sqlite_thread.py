@@ -9,6 +9,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
+from taskqueue.backends._session import finished
 from taskqueue.backends._sqlite_file import StoreFile
 from taskqueue.backends._sqlite_fork import running
 
@@ -131,13 +132,6 @@ def _resolve(answer: "asyncio.Future[Any]", result: object, error: BaseException
     else:
         answer.set_exception(error)
         answer.exception()  # seen: nobody need ask
-
-
-async def finished(future: "asyncio.Future[Any]") -> None:
-    """Wait until ``future`` is done, however often the waiting task is cancelled. Raises nothing."""
-    while not future.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((future,))
 
 
 def _nothing() -> None:
