@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation, Unsettled
-from taskqueue.backends._sqlite_schema import (
+from taskqueue.backends._rows import (
     COLUMNS,
     DamagedRow,
     instant_of,

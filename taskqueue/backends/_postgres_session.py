@@ -19,8 +19,8 @@ from taskqueue.backends._postgres_connection import (
 )
 from taskqueue.backends._postgres_listener import Listener
 from taskqueue.backends._postgres_operations import Operation, Table
+from taskqueue.backends._rows import DamagedRow
 from taskqueue.backends._session import BaseSession, finished
-from taskqueue.backends._sqlite_schema import DamagedRow
 from taskqueue.errors import StoreUnavailable, TaskQueueError
 
 T = TypeVar("T")

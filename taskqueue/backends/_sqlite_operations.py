@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
-from taskqueue.backends._sqlite_schema import (
+from taskqueue.backends._rows import (
     COLUMNS,
     DamagedRow,
     instant_of,
@@ -22,8 +22,8 @@ from taskqueue.backends._sqlite_schema import (
     optional_microseconds,
     row_of_task,
     task_of_row,
-    to_json,
 )
+from taskqueue.backends._sqlite_schema import to_json
 from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TaskQueueError, TooLarge
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task

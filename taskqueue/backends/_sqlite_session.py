@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from taskqueue.backends._rows import DamagedRow
 from taskqueue.backends._session import BaseSession, finished
 from taskqueue.backends._sqlite_changes import announce
 from taskqueue.backends._sqlite_commit import execute
 from taskqueue.backends._sqlite_file import StoreFile, unavailable
 from taskqueue.backends._sqlite_lookout import Lookout
 from taskqueue.backends._sqlite_operations import Operation
-from taskqueue.backends._sqlite_schema import DamagedRow
 from taskqueue.backends._sqlite_thread import FileThread
 
 T = TypeVar("T")

@@ -75,7 +75,11 @@ class Mutant:
 
 def modules() -> list[Path]:
     """Return the modules that the SQLite reference is made of, relative to the project."""
-    found = (PROJECT / BACKENDS).glob("*sqlite*.py")
+    found = [
+        *(PROJECT / BACKENDS).glob("*sqlite*.py"),
+        PROJECT / BACKENDS / "_rows.py",
+        PROJECT / BACKENDS / "_session.py",
+    ]
     return sorted(path.relative_to(PROJECT) for path in found)
 
 
