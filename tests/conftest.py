@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from taskqueue import TaskQueue
@@ -92,6 +91,8 @@ def postgres_store(postgres_url: str) -> Iterator[str]:
     yield f"{postgres_url}{separator}schema={schema}"
 
     async def drop() -> None:
+        import asyncpg  # noqa: PLC0415 - the conformance suite loads this file too, and needs no driver
+
         connection = await asyncpg.connect(postgres_url)
         await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         await connection.close()
