@@ -78,7 +78,10 @@ class ConformanceRun:
         selection = cls._selection(config)
         try:
             run = cls(config, target, resolve(target), selection)
-            if not run.worker:
+            if run.worker:
+                # What a backend imports when it is first used must be there before a check freezes time.
+                preflight(target, run.harness)
+            else:
                 run.start()
         except TargetError as error:
             raise pytest.UsageError(str(error)) from error

@@ -194,6 +194,32 @@ def test_xdist_need_not_be_there(outsider: pytest.Pytester) -> None:
     assert result.parseoutcomes()["passed"] > 1
 
 
+@pytest.mark.parametrize("spread", [[], ["-n", "1"]], ids=["alone", "xdist"])
+def test_a_driver_that_is_imported_late_never_sees_frozen_time(outsider: pytest.Pytester, spread: list[str]) -> None:
+    """As those do that check the size of what they were compiled with; in each process that runs checks."""
+    outsider.makepyfile(
+        driver="""
+        from datetime import datetime
+        assert datetime.__module__ == "datetime", "imported under frozen time"
+        """,
+        lazy="""
+        from taskqueue.backends.memory import MemoryBackend
+
+        class Lazy(MemoryBackend):
+            async def connect(self):
+                import driver
+                await super().connect()
+
+        def make(store):
+            return Lazy(store)
+        """,
+    )
+    result = outsider.runpytest_subprocess("--conformance=lazy:make", *spread, "-k", "preserve-task-context")
+    outcomes = result.parseoutcomes()
+    outcomes.pop("deselected", None)
+    assert outcomes == {"passed": 1}
+
+
 def test_without_the_option_the_plugin_imports_nothing_but_pytest(outsider: pytest.Pytester) -> None:
     outsider.makepyfile(
         test_plain="""
