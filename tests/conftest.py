@@ -1,10 +1,11 @@
 """Fixtures that the tests of several modules share."""
 
 import asyncio
+import faulthandler
 import os
 import sys
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ from taskqueue.backends.memory import MemoryBackend
 from taskqueue_conformance.postgres_server import PostgresServer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the commands that are tested: import storm
+
+
+HANGS = 300  # seconds; the longest of the tests takes less than half of it on a loaded machine
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)  # that of the process: while a test runs, its output is captured
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """End the process with the stacks of all its threads where a test hangs: a run that waits for ever names none."""
+    if Path(__file__).parent in item.path.parents:
+        faulthandler.dump_traceback_later(HANGS, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class HandClock:

@@ -263,13 +263,18 @@ def test_a_call_that_waits_holds_up_no_other(queue: SyncTaskQueue) -> None:
 
 def test_close_ends_the_calls_of_other_threads(queue: SyncTaskQueue) -> None:
     task_id = queue.enqueue(add, 1)
+
+    def wait_again_and_again() -> None:
+        while True:
+            queue.wait(SECONDS)  # which may return early, and does where it hears of the task only now
+
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(queue.get_result, task_id), pool.submit(queue.wait, 1000)]
+        waiting = [pool.submit(queue.get_result, task_id, 2 * SECONDS), pool.submit(wait_again_and_again)]
         until(lambda: len(queue._here[os.getpid()].thread._tasks) == 2)  # type: ignore[union-attr]  # it is connected
         queue.close()
-        with pytest.raises(NotConnected):
-            waiting[0].result(SECONDS)
-        waiting[1].exception(SECONDS)
+        for each in waiting:
+            with pytest.raises(NotConnected):
+                each.result(SECONDS / 2)
 
 
 def test_what_was_acknowledged_before_close_is_stored_and_nothing_else(path: Path) -> None:
