@@ -27,7 +27,7 @@ from taskqueue_conformance.requirements import REQUIREMENTS
 from taskqueue_conformance.secrets import without_password
 from taskqueue_conformance.turns import turn
 from taskqueue_conformance.verdict import Outcome
-from taskqueue_conformance.violation import Violation, shown
+from taskqueue_conformance.violation import Violation, said
 
 PROPERTY = "taskqueue_conformance"
 """The key in an item's ``user_properties`` under which its result travels to the verdict."""
@@ -208,6 +208,8 @@ class CheckItem(pytest.Item):
     def details(self, error: BaseException) -> dict[str, Any]:
         """Return what is to be said of a failure, each thing under its name; what does not apply is empty."""
         requirement = REQUIREMENTS[self.broken_by(error)]
+        raised = error.__cause__ if isinstance(error, Violation) else error
+        places = [] if raised is None or isinstance(raised, Violation) else _places(raised)
         told: dict[str, Any] = {
             "requirement": requirement.id,
             "where": "",
@@ -226,11 +228,13 @@ class CheckItem(pytest.Item):
             told["expected"] = f"the known deviation ({error})"
             told["actual"] = "the check passes: remove it from Harness.deviations"
         else:
-            told["expected"], told["actual"] = "no exception", f"{type(error).__name__}: {shown(str(error))}"
+            told["expected"], told["actual"] = "no exception", said(error)
+        if type(raised) is NotImplementedError:
+            told["look"] = f"{places[-1].name}, which is not written yet"
         return told | {
             "wrong_at": "" if self.breach is None else str(self.breach),
             "deviation": self.layer.setting.harness.deviations.get(self.check.id, ""),
-            "raised_at": "" if isinstance(error, Violation) else _place(error),
+            "raised_at": "\n".join(f"{each.filename}:{each.lineno} in {each.name}: {each.line}" for each in places),
             "calls": [] if self.lab is None else list(self.lab.journal.calls),
             "repeat": f'pytest --conformance={self._target} "{self.nodeid}"',
         }
@@ -278,12 +282,16 @@ class CheckItem(pytest.Item):
         return self.config.rootpath / self.layer.nodeid, None, self.name
 
 
-def _place(error: BaseException) -> str:
+def _places(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where an exception passed from where the suite called the backend to where it was raised."""
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_OUR_FOLDER) and os.sep + "asyncio" + os.sep not in frame.filename
-    ]  # fmt: skip
-    return "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-_FRAMES:])
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.sep + "asyncio" + os.sep not in frame.filename
+    ]
+    suite = [number for number, frame in enumerate(frames) if frame.filename.startswith(_OUR_FOLDER)]
+    backend = frames[suite[-1] + 1 :] if suite else frames
+    return (backend or frames[-1:])[-_FRAMES:]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskqueue import Failure, StaleClaim, Task, TaskExists, TaskNotFound
 from taskqueue_conformance.subject import METHODS, Subject
-from taskqueue_conformance.violation import Violation, shown
+from taskqueue_conformance.violation import Violation, said, shown
 
 REFUSALS = (StaleClaim, TaskExists, TaskNotFound)
 """The exceptions that are answers."""
@@ -147,4 +147,4 @@ def _refusal(error: Exception) -> str:
         return f"TaskExists({', '.join(error.task_ids)})"
     if isinstance(error, TaskNotFound):
         return f"TaskNotFound({error.task_id})"
-    return f"{type(error).__name__}: {shown(str(error))}"
+    return said(error)

@@ -20,7 +20,7 @@ from taskqueue_conformance.steps import VOCABULARY, counterexamples
 from taskqueue_conformance.steps.counterexamples import TwinWorld
 from taskqueue_conformance.steps.registry import BoundStep, StepError, Vocabulary
 from taskqueue_conformance.steps.world import Clock, World
-from taskqueue_conformance.violation import Violation, shown
+from taskqueue_conformance.violation import Violation, said
 
 START: Final = NOON
 """The instant at which time stands still when a scenario begins."""
@@ -161,7 +161,7 @@ class _Run:
                 breaks=error.requirement,
                 look=error.look,
             )
-        return Violation(where, expected="no exception", actual=f"{type(error).__name__}: {shown(str(error))}")
+        return Violation(where, expected="no exception", actual=said(error))
 
 
 _TOOLS: Final = ("hypothesis", "_hypothesis", "rich.", "pygments", "gherkin", "cucumber_expressions", "pluggy")

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from taskqueue import Backend, Failure, Task, TaskStatus
 from taskqueue_conformance.hindsight import Record
-from taskqueue_conformance.violation import Violation, shown
+from taskqueue_conformance.violation import Violation, said, shown
 
 DEADLINE_S = 20.0
 """How long one call may take, in seconds, before it counts as hanging."""
@@ -179,7 +179,7 @@ class Subject:
                 answer = await awaitable
         except BaseException as error:
             self.journal.record.end(recorded, error)
-            self.journal.calls.append(f"{call} raised {type(error).__name__}: {shown(str(error))}")
+            self.journal.calls.append(f"{call} raised {said(error)}")
             if timer.expired():
                 raise Violation(
                     f"{method}()",

@@ -49,9 +49,13 @@ def _write_newer(reporter: pytest.TerminalReporter, info: RunInfo, tally: Tally)
 
 def _row(group: RequirementResult) -> str:
     title = group.title if len(group.title) <= _TITLE_WIDTH else group.title[: _TITLE_WIDTH - 1] + "…"
-    elsewhere = f", named by {len(group.named_by)} other check(s)" if group.named_by else ""
+    elsewhere = f", named by {_checks(len(group.named_by), 'other ')}" if group.named_by else ""
     counts = f"{group.passed}/{len(group.results)}"
     return f"{group.id:<11} {title:<{_TITLE_WIDTH}} {counts:>9}  {group.outcome}{elsewhere}"
+
+
+def _checks(count: int, kind: str = "") -> str:
+    return f"{count} {kind}check" if count == 1 else f"{count} {kind}checks"
 
 
 def _row_colour(group: RequirementResult) -> dict[str, bool]:
@@ -72,5 +76,7 @@ def _sentence(info: RunInfo, tally: Tally) -> str:
     if tally.count(Outcome.NOT_VERIFIED):
         parts.append(f"{tally.count(Outcome.NOT_VERIFIED)} not verified")
     if info.not_claimed:
-        parts.append(f"not claimed: {', '.join(info.not_claimed)} ({tally.count(Outcome.NOT_CLAIMED)} checks)")
+        concerned = tally.count(Outcome.NOT_CLAIMED)
+        number = f" ({_checks(concerned)})" if concerned else ""
+        parts.append(f"not claimed: {', '.join(info.not_claimed)}{number}")
     return f"{', '.join(parts)}; {info.duration_s:.1f} s"

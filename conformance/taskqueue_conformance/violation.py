@@ -128,6 +128,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 60]}… ({len(text)} characters in all)"
 
 
+def said(error: BaseException) -> str:
+    """Return the type of an exception, and what it says if it says anything."""
+    return f"{type(error).__name__}: {shown(str(error))}" if str(error) else type(error).__name__
+
+
 def _compact(value: object) -> str:
     """Return a ``repr`` without what a reader has to skip: defaults of records, and the spelling of instants in UTC."""
     if type(value) is type(_AN_INSTANT) and value.tzinfo is UTC:

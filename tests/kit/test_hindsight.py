@@ -41,6 +41,25 @@ def test_no_breach_is_found_where_every_answer_is_right() -> None:
 
 
 @pytest.mark.parametrize(
+    ("breaks", "lease"),
+    [("L2", LEASE - timedelta(microseconds=1)), ("E3", LEASE - timedelta(microseconds=2)), ("L2", timedelta(0))],
+)
+def test_a_lease_is_shortened_where_extend_stores_what_it_is_given_and_else_stored_badly(
+    breaks: str, lease: timedelta
+) -> None:
+    asked = NOON + LEASE - timedelta(microseconds=1)
+    record = recorded(
+        ENQUEUED,
+        CLAIMED,
+        ("extend", {"claims": [("a", 1)], "lease_expires_at": asked}, [("a", 1)]),
+        ("get", {"task_id": "a"}, replace(RUNNING, lease_expires_at=NOON + lease)),
+    )
+    breach = first_breach(record.calls)
+    assert breach is not None
+    assert breach.requirement == breaks
+
+
+@pytest.mark.parametrize(
     ("breaks", "answer"),
     [
         ("E2", []),

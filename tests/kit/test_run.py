@@ -27,6 +27,11 @@ class Raising(MemoryBackend):
         raise OSError("the disk is gone")
 def raising(store): return Raising(store)
 
+class Begun(MemoryBackend):
+    async def claim(self, *, now, limit, lease_expires_at):
+        raise NotImplementedError
+def begun(store): return Begun(store)
+
 class Disclaiming(BaseHarness):
     capabilities = frozenset({"multiprocess"})
     def backend(self, store): return MemoryBackend(store)
@@ -121,13 +126,41 @@ def test_a_backend_that_raises_is_told_so_with_the_place_and_without_a_traceback
     assert "Traceback (most recent call last)" not in text
 
 
+@pytest.mark.parametrize("selection", ["edges and E1", "scenarios and ETA"])
+def test_a_method_that_is_not_written_yet_is_named_as_what_to_look_at(
+    outsider: pytest.Pytester, selection: str
+) -> None:
+    result = outsider.runpytest_inprocess("--conformance=backends:begun", "-k", selection, "-x")
+    result.stdout.re_match_lines(
+        [
+            r"  expected +no exception",
+            r"  actual +NotImplementedError",
+            r"  look at +claim, which is not written yet",
+            r"  raised at \S+backends.py:\d+ in claim: raise NotImplementedError",
+            r"  calls +.+",
+        ],
+        consecutive=False,
+    )
+    assert "NotImplementedError:" not in result.stdout.str()
+
+
 def test_what_is_disclaimed_is_named_and_not_counted_as_passed(outsider: pytest.Pytester) -> None:
     result = outsider.runpytest_inprocess("--conformance=backends:Disclaiming", "-k", "D1", "--conformance-report=out")
-    assert "not claimed: durable, restart, transactional" in last_line(result)
     report = read_report(outsider)
+    skipped = [
+        check for each in report["requirements"] for check in each["checks"] if check["outcome"] == "not claimed"
+    ]
+    assert f"not claimed: durable, restart, transactional ({len(skipped)} checks);" in last_line(result)
     assert report["not_claimed"] == ["durable", "restart", "transactional"]
     (d1,) = (requirement for requirement in report["requirements"] if requirement["id"] == "D1")
     assert "not claimed" in {check["outcome"] for check in d1["checks"]}
+
+
+def test_what_is_disclaimed_is_named_without_a_number_where_no_check_of_it_was_selected(
+    outsider: pytest.Pytester,
+) -> None:
+    result = outsider.runpytest_inprocess("--conformance=backends:Disclaiming", "-k", "edges and E1")
+    assert "not claimed: durable, restart, transactional;" in last_line(result)
 
 
 def first_check(pytester: pytest.Pytester) -> str:
