@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from taskqueue_conformance.harness import CAPABILITIES
 from taskqueue_conformance.report import SCHEMA_PATH, RunInfo, as_json
 from taskqueue_conformance.suite import required_checks
 from taskqueue_conformance.verdict import Outcome, Tally
@@ -45,7 +46,7 @@ def info(**changes: Any) -> RunInfo:
         **{
             "target": "mypackage.testing:Harness",
             "backend_class": "mypackage.backend.MyBackend",
-            "capabilities": ["durable"],
+            "capabilities": sorted(set(CAPABILITIES) - {"multiprocess"}),
             "not_claimed": ["multiprocess"],
             "seed": 7,
             "profile": "default",
@@ -59,13 +60,14 @@ def info(**changes: Any) -> RunInfo:
     )
 
 
-def conformant() -> dict[str, Any]:
+def conformant(not_claimed: str | None = "multiprocess") -> dict[str, Any]:
     """Return the data of a run in which every check passed, but for those that need what was not claimed."""
+    lacking = {not_claimed} - {None}
     tally = Tally(required_checks())
     for number, result in enumerate(tally.results.values()):
-        if "multiprocess" in result.check.needs:
+        if lacking & result.check.needs:
             result.outcome = Outcome.NOT_CLAIMED
-            result.message = "needs multiprocess, which the harness disclaims"
+            result.message = f"needs {not_claimed}, which the harness disclaims"
             continue
         result.outcome = Outcome.PASSED
         result.duration_s = 0.0123
@@ -77,7 +79,8 @@ def conformant() -> dict[str, Any]:
                     for step in result.check.scenario.steps
                 ]
             }
-    return json.loads(json.dumps(as_json(info(), tally)))  # type: ignore[no-any-return]  # JSON is any
+    told = info(capabilities=sorted(set(CAPABILITIES) - lacking), not_claimed=sorted(lacking))
+    return json.loads(json.dumps(as_json(told, tally)))  # type: ignore[no-any-return]  # JSON is any
 
 
 def hostile() -> dict[str, Any]:

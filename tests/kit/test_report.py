@@ -242,6 +242,49 @@ def test_a_failure_is_shown_with_all_that_helps(failed: Any) -> None:
     assert told["counterexample"] in ["".join(each.itertext()) for each in parsed.all("pre")]
 
 
+def marks(parsed: Parsed) -> Counter[str]:
+    """Count the marks and badges of a page by what they are: good, bad or open."""
+    classes = [set((each.get("class") or "").split()) for each in parsed.root.iter()]
+    return Counter(kind for found in classes if {"mark", "badge"} & found for kind in found - {"mark", "badge"})
+
+
+def test_where_everything_passed_all_is_green_and_nothing_else_is_told() -> None:
+    report = conformant(not_claimed=None)
+    assert report["verdict"] == "CONFORMANT"
+    parsed = Parsed(page.render(report))
+    unproved = [clause for each in report["requirements"] for clause in each["clauses"] if clause["untestable"]]
+    assert set(marks(parsed)) == ({"good", "open"} if unproved else {"good"})
+    assert marks(parsed)["open"] == len(unproved)
+    (header,) = parsed.all("header")
+    assert header.get("class") == "top good"
+    total = len(list(checks(report)))
+    assert parsed.text(header).endswith(
+        f"Every required check that applies ran, and passed. {total} of {total} checks passed."
+    )
+    assert [each.get("id") for each in parsed.all("section") if each.get("class") is None] == [
+        "summary",
+        "run",
+        "layers",
+        "requirements",
+    ]
+    summary = next(each for each in parsed.all("section") if each.get("id") == "summary")
+    rows = [parsed.text(each) for each in summary.iter() if each.tag == "tr"][1:]
+    assert len(rows) == len(report["requirements"]) + 1
+    for row, requirement in zip(rows, report["requirements"], strict=False):
+        number = len(requirement["checks"])
+        assert row == f"{requirement['id']} {requirement['title']}{number}/{number}✓ passed"
+    assert rows[-1] == f"All{total}/{total}✓ CONFORMANT"
+
+
+def test_where_all_that_was_claimed_passed_nothing_is_red() -> None:
+    parsed = Parsed(page.render(conformant()))
+    assert set(marks(parsed)) == {"good", "open"}
+    assert "failures" not in [each.get("id") for each in parsed.all("section")]
+    (lacking,) = {row for row in map(parsed.text, parsed.all("tr")) if row.startswith("All")}
+    assert "CONFORMANT" in lacking
+    assert "NOT" not in lacking
+
+
 def test_what_is_not_proved_is_shown_and_is_not_green(passed: Any) -> None:
     parsed = Parsed(page.render(passed))
     lacking = [check for check in checks(passed) if check["outcome"] == "not claimed"]
