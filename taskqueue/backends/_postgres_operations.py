@@ -3,14 +3,15 @@
 An operation is one call, with a copy of its arguments. Calls of one kind that have come together run as one: see
 :meth:`Operation.run`. Every statement is a transaction of its own, so nothing is left open, and each is written so
 that it is right however its steps mix with those of others at the isolation level READ COMMITTED: a row is changed
-only after it has been locked and looked at again. Several rows are locked in the order of enqueueing, so that two
-statements do not wait for each other.
+only after it has been locked and looked at again. Several rows are locked in the order of their ids, so that two
+statements do not wait for each other; a claim waits for none.
 """
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation, Unsettled
@@ -21,7 +22,6 @@ from taskqueue.backends._rows import (
     line_of_failure,
     microseconds,
     optional_microseconds,
-    row_of_task,
     task_of_row,
 )
 from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TooLarge
@@ -34,10 +34,14 @@ LARGEST_CALL: Final = 256 * 1024 * 1024
 """How many bytes the records of one call may have in all."""
 _LARGEST_INTEGER: Final = 2**63 - 1
 _LOG: Final = logging.getLogger("taskqueue.backends.postgres")
+_microseconds: Final = lru_cache(maxsize=128)(microseconds)  # tasks that come together have their instants in common
 
 
 class Table:
-    """The table of one store, for statements that name it ``@tasks``, and its columns ``@columns``.
+    """The table of one store, for statements that name it ``@tasks``.
+
+    They call its columns ``@columns``, what is read of a row ``@task``, and the type of its status ``@type``. A row is
+    read of the alias ``t``.
 
     Attributes:
         name: The table with its namespace, quoted.
@@ -45,17 +49,19 @@ class Table:
 
     def __init__(self, schema: str) -> None:
         self.name = f"{schema}.tasks"
+        self._type = f"{schema}.task_status"
         self._statements: dict[str, str] = {}
 
     def sql(self, statement: str) -> str:
         """Return a statement with the names filled in."""
         if statement not in self._statements:
-            filled = statement.replace("@tasks", self.name).replace("@t.columns", _QUALIFIED)
-            self._statements[statement] = filled.replace("@columns", COLUMNS)
+            filled = statement.replace("@tasks", self.name).replace("@task", _READ)
+            self._statements[statement] = filled.replace("@columns", COLUMNS).replace("@type", self._type)
         return self._statements[statement]
 
 
-_QUALIFIED: Final = ", ".join(f"t.{name}" for name in COLUMNS.split(", "))
+# The driver would ask the server, once for each connection, what an enumeration is.
+_READ: Final = ", ".join(f"t.{name}::text" if name == "status" else f"t.{name}" for name in COLUMNS.split(", "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +110,15 @@ _INSERT: Final = """
         $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::bytea[]
     ) AS v (id, enqueued_at, available_at, max_retries, attempts, started_at, failures, payload)
 """
+_INSERT_ALIKE: Final = """
+    INSERT INTO @tasks (@columns)
+    SELECT unnest($1::text[]), 'pending', $2::bigint, $3::bigint, $4::bigint, $5::bigint, $6::bigint, NULL, NULL,
+        $7::text, unnest($8::bytea[]), NULL
+"""
 _INSERT_ONE: Final = """
     INSERT INTO @tasks (@columns)
     VALUES ($1, 'pending', $2, $3, $4, $5, $6, NULL, NULL, $7, $8, NULL)
 """
-_STORED: Final = (0, 2, 3, 4, 5, 6, 9, 10)
-"""Where in a row of COLUMNS the values stand that a new task can have."""
 KNOWN: Final = "SELECT id FROM @tasks WHERE id = ANY ($1::text[])"
 
 
@@ -130,13 +139,16 @@ class Enqueue(Operation[None]):
             InvalidArgument: A budget is beyond what a bigint can hold.
             TooLarge: They are more than one call can take.
         """
-        rows, size = [], 0
+        rows: list[Sequence[Any]] = []
+        size = 0
         for task in tasks:
             if task.max_retries > _LARGEST_INTEGER:
                 raise InvalidArgument("max_retries", task.max_retries, "PostgreSQL keeps integers up to 2**63 - 1")
-            row: Sequence[Any] = row_of_task(task)
-            rows.append([row[index] for index in _STORED])
-            size += len(rows[-1][6]) + len(rows[-1][7]) + 400
+            failures, payload = "".join(map(line_of_failure, task.failures)), bytes(task.payload)
+            instants = _microseconds(task.enqueued_at), _microseconds(task.available_at)
+            started_at = optional_microseconds(task.started_at)
+            rows.append((task.id, *instants, task.max_retries, task.attempts, started_at, failures, payload))
+            size += len(failures) + len(payload) + 400
         _check_size("the list of tasks", size)
         return cls(rows=rows, bytes_sent=size)
 
@@ -169,7 +181,12 @@ class Enqueue(Operation[None]):
         if len(rows) == 1:
             await db.execute(table.sql(_INSERT_ONE), *rows[0])
         elif rows:
-            await db.execute(table.sql(_INSERT), *map(list, zip(*rows, strict=True)))
+            alike = rows[0][1:-1]
+            if all(row[1:-1] == alike for row in rows):
+                # As from `enqueue_many`. The driver takes as long for an element of an array as the server for a row.
+                await db.execute(table.sql(_INSERT_ALIKE), [row[0] for row in rows], *alike, [row[-1] for row in rows])
+            else:
+                await db.execute(table.sql(_INSERT), *map(list, zip(*rows, strict=True)))
 
 
 def _accepted(
@@ -205,18 +222,16 @@ def _check_size(what: str, size: int) -> None:
 # What others are changing is passed over, never waited for; and what they have changed since this statement began is
 # looked at again before it is taken.
 _CLAIM: Final = """
-    WITH due AS (
+    UPDATE @tasks t
+    SET status = 'running', attempts = attempts + 1, started_at = $1, lease_expires_at = $3
+    WHERE seq = ANY (ARRAY (
         SELECT seq FROM @tasks
         WHERE status = 'pending' AND available_at <= $1
         ORDER BY available_at, seq
         LIMIT $2
         FOR NO KEY UPDATE SKIP LOCKED
-    )
-    UPDATE @tasks t
-    SET status = 'running', attempts = attempts + 1, started_at = $1, lease_expires_at = $3
-    FROM due
-    WHERE t.seq = due.seq
-    RETURNING @t.columns, t.seq
+    ))
+    RETURNING @task, t.seq
 """
 
 
@@ -245,7 +260,7 @@ def _claim_order(row: Row) -> tuple[int, int]:
 # Outcomes ---------------------------------------------------------------------------------------------------------
 
 _MOST_ROUNDS: Final = 20
-_STATE: Final = "SELECT id, status, attempts, lease_expires_at FROM @tasks WHERE id = ANY ($1::text[])"
+_STATE: Final = "SELECT id, status::text, attempts, lease_expires_at FROM @tasks WHERE id = ANY ($1::text[])"
 
 
 async def _settle(
@@ -316,18 +331,10 @@ def _refusal(task_id: str, attempt: int, state: Row | None, *, holding: bool = F
 
 
 _COMPLETE: Final = """
-    WITH held AS (
-        SELECT t.seq, v.value, v.now
-        FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[]) AS v (id, attempt, value, now)
-        JOIN @tasks t ON t.id = v.id
-        WHERE t.status = 'running' AND t.attempts = v.attempt
-        ORDER BY t.seq
-        FOR NO KEY UPDATE OF t
-    )
     UPDATE @tasks t
-    SET status = 'success', value = held.value, finished_at = held.now, lease_expires_at = NULL
-    FROM held
-    WHERE t.seq = held.seq
+    SET status = 'success', value = v.value, finished_at = v.now, lease_expires_at = NULL
+    FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[]) AS v (id, attempt, value, now)
+    WHERE t.id = ANY (ARRAY[v.id]) AND t.status = 'running' AND t.attempts = v.attempt
     RETURNING t.id
 """
 _COMPLETE_ONE: Final = """
@@ -371,7 +378,7 @@ class Complete(_OfOneTask[None]):
 
     @staticmethod
     async def _complete(db: Connection, table: Table, calls: "Sequence[Complete]") -> Mapping[str, Any]:
-        rows = [(call.task_id, _integer(call.attempt), call.value, call.now) for call in calls]
+        rows = sorted((call.task_id, _integer(call.attempt), call.value, call.now) for call in calls)
         if len(rows) == 1:
             return {calls[0].task_id: _DONE} if await db.execute(table.sql(_COMPLETE_ONE), *rows[0]) else {}
         done = await db.fetch(table.sql(_COMPLETE), *map(list, zip(*rows, strict=True)))
@@ -383,28 +390,20 @@ def _integer(value: int) -> int:
     return min(value, _LARGEST_INTEGER)
 
 
-_RETRIED: Final = "held.retry_at IS NOT NULL AND t.attempts < t.max_retries"
+_RETRIED: Final = "v.retry_at IS NOT NULL AND t.attempts < t.max_retries"
 _FAIL: Final = f"""
-    WITH held AS (
-        SELECT t.seq, v.failed_at, v.retry_at, v.proposed, v.last
-        FROM unnest(
-            $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::boolean[]
-        ) AS v (id, attempt, failed_at, retry_at, proposed, last, if_expired)
-        JOIN @tasks t ON t.id = v.id
-        WHERE t.status = 'running' AND t.attempts = v.attempt
-        AND (NOT v.if_expired OR t.lease_expires_at <= v.failed_at)
-        ORDER BY t.seq
-        FOR NO KEY UPDATE OF t
-    )
     UPDATE @tasks t
-    SET status = CASE WHEN {_RETRIED} THEN 'pending' ELSE 'failed' END,
-        available_at = CASE WHEN {_RETRIED} THEN held.retry_at ELSE t.available_at END,
-        finished_at = CASE WHEN {_RETRIED} THEN NULL ELSE held.failed_at END,
-        failures = t.failures || CASE WHEN {_RETRIED} THEN held.proposed ELSE held.last END,
+    SET status = CASE WHEN {_RETRIED} THEN 'pending'::@type ELSE 'failed' END,
+        available_at = CASE WHEN {_RETRIED} THEN v.retry_at ELSE t.available_at END,
+        finished_at = CASE WHEN {_RETRIED} THEN NULL ELSE v.failed_at END,
+        failures = t.failures || CASE WHEN {_RETRIED} THEN v.proposed ELSE v.last END,
         lease_expires_at = NULL
-    FROM held
-    WHERE t.seq = held.seq
-    RETURNING @t.columns
+    FROM unnest(
+        $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::boolean[]
+    ) AS v (id, attempt, failed_at, retry_at, proposed, last, if_expired)
+    WHERE t.id = ANY (ARRAY[v.id]) AND t.status = 'running' AND t.attempts = v.attempt
+    AND (NOT v.if_expired OR t.lease_expires_at <= v.failed_at)
+    RETURNING @task
 """  # noqa: S608 - a condition on columns
 
 
@@ -451,9 +450,9 @@ class Fail(_OfOneTask[Task]):
 
     @staticmethod
     async def _fail(db: Connection, table: Table, calls: "Sequence[Fail]") -> Mapping[str, Any]:
-        rows = [
+        rows = sorted(
             (c.task_id, _integer(c.attempt), c.failed_at, c.retry_at, c.proposed, c.last, c.if_expired) for c in calls
-        ]
+        )
         stored = await db.fetch(table.sql(_FAIL), *map(list, zip(*rows, strict=True)))
         return {row[0]: _task_or_error(row) for row in stored}
 
@@ -466,18 +465,10 @@ def _task_or_error(row: Row) -> Task | DamagedRow:
 
 
 _CANCEL: Final = """
-    WITH alive AS (
-        SELECT t.seq, v.now
-        FROM unnest($1::text[], $2::bigint[]) AS v (id, now)
-        JOIN @tasks t ON t.id = v.id
-        WHERE t.status IN ('pending', 'running')
-        ORDER BY t.seq
-        FOR NO KEY UPDATE OF t
-    )
     UPDATE @tasks t
-    SET status = 'cancelled', finished_at = alive.now, lease_expires_at = NULL
-    FROM alive
-    WHERE t.seq = alive.seq
+    SET status = 'cancelled', finished_at = v.now, lease_expires_at = NULL
+    FROM unnest($1::text[], $2::bigint[]) AS v (id, now)
+    WHERE t.id = ANY (ARRAY[v.id]) AND t.status IN ('pending', 'running')
     RETURNING t.id
 """
 
@@ -501,23 +492,15 @@ class Cancel(_OfOneTask[bool]):
 
     @staticmethod
     async def _cancel(db: Connection, table: Table, calls: "Sequence[Cancel]") -> Mapping[str, Any]:
-        ids, nows = [call.task_id for call in calls], [microseconds(call.now) for call in calls]
-        return {task_id: True for (task_id,) in await db.fetch(table.sql(_CANCEL), ids, nows)}
+        rows = sorted((call.task_id, microseconds(call.now)) for call in calls)
+        return {row[0]: True for row in await db.fetch(table.sql(_CANCEL), *map(list, zip(*rows, strict=True)))}
 
 
 _EXTEND: Final = """
-    WITH held AS (
-        SELECT t.seq, v.lease_expires_at
-        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (id, attempt, lease_expires_at)
-        JOIN @tasks t ON t.id = v.id
-        WHERE t.status = 'running' AND t.attempts = v.attempt
-        ORDER BY t.seq
-        FOR NO KEY UPDATE OF t
-    )
     UPDATE @tasks t
-    SET lease_expires_at = greatest(t.lease_expires_at, held.lease_expires_at)
-    FROM held
-    WHERE t.seq = held.seq
+    SET lease_expires_at = greatest(t.lease_expires_at, v.lease_expires_at)
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (id, attempt, lease_expires_at)
+    WHERE t.id = ANY (ARRAY[v.id]) AND t.status = 'running' AND t.attempts = v.attempt
     RETURNING t.id, t.attempts
 """
 
@@ -544,8 +527,8 @@ class Extend(Operation[Sequence[tuple[str, int]]]):
             lease = microseconds(call.lease_expires_at)
             for task_id, attempt in call.claims:
                 leases[task_id, attempt] = max(lease, leases.get((task_id, attempt), 0))
-        ids, attempts = [task_id for task_id, _ in leases], [_integer(attempt) for _, attempt in leases]
-        rows = await db.fetch(table.sql(_EXTEND), ids, attempts, list(leases.values()))
+        claims = sorted((task_id, _integer(attempt), lease) for (task_id, attempt), lease in leases.items())
+        rows = await db.fetch(table.sql(_EXTEND), *map(list, zip(*claims, strict=True)))
         held = {(task_id, attempts) for task_id, attempts in rows}
         return [[claim for claim in call.claims if claim in held] for call in operations]
 
@@ -553,7 +536,7 @@ class Extend(Operation[Sequence[tuple[str, int]]]):
 # Reading ----------------------------------------------------------------------------------------------------------
 
 _EXPIRED: Final = """
-    SELECT @columns FROM @tasks
+    SELECT @task FROM @tasks t
     WHERE status = 'running' AND lease_expires_at <= $1
     ORDER BY lease_expires_at
     LIMIT $2
@@ -578,7 +561,11 @@ class Expired(Operation[Sequence[Task]]):
 _NEXT_DUE: Final = """
     SELECT least(
         (SELECT available_at FROM @tasks WHERE status = 'pending' ORDER BY available_at LIMIT 1),
-        (SELECT lease_expires_at FROM @tasks WHERE status = 'running' ORDER BY lease_expires_at LIMIT 1)
+        (
+            SELECT lease_expires_at FROM @tasks
+            WHERE status = 'running' AND lease_expires_at IS NOT NULL
+            ORDER BY lease_expires_at LIMIT 1
+        )
     )
 """
 
@@ -597,8 +584,8 @@ class NextDue(Operation[datetime | None]):
         return [None if earliest is None else instant_of(earliest)] * len(operations)
 
 
-_GET: Final = "SELECT @columns FROM @tasks WHERE id = $1"
-_GET_SEVERAL: Final = "SELECT @columns FROM @tasks WHERE id = ANY ($1::text[])"
+_GET: Final = "SELECT @task FROM @tasks t WHERE id = $1"
+_GET_SEVERAL: Final = "SELECT @task FROM @tasks t WHERE id = ANY ($1::text[])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,13 +606,17 @@ class Get(Operation[Task | None]):
         return [found.get(call.task_id) for call in operations]
 
 
-_PAGE: Final = "SELECT @columns, seq FROM @tasks WHERE seq > $1 ORDER BY seq LIMIT $2"
-_PAGE_OF_STATUS: Final = (
-    "SELECT @columns, seq FROM @tasks WHERE status = '@status' AND seq > $1 ORDER BY @order LIMIT $2"
-)
-# Of these there are few, or an index in that order. The others are sorted: to look for those that are pending along
-# the order of all tasks would be to read all that have ended.
-_IN_ORDER: Final = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED})
+_PAGE: Final = "SELECT @task, seq FROM @tasks t WHERE seq > $1 ORDER BY seq LIMIT $2"
+_PAGE_OF_STATUS: Final = "SELECT @task, seq FROM @tasks t WHERE @condition AND seq > $1 ORDER BY @order LIMIT $2"
+# Those that have ended are few, or most of all, or have an index in that order. The others have a partial index, and
+# are sorted: to look for those that are pending along the order of all tasks would be to read all that have ended.
+_CONDITIONS: Final = {
+    TaskStatus.PENDING: ("status = 'pending'", "seq + 0"),
+    TaskStatus.RUNNING: ("status = 'running' AND lease_expires_at IS NOT NULL", "seq + 0"),
+    TaskStatus.SUCCESS: ("status = 'success'", "seq"),
+    TaskStatus.FAILED: ("status = 'failed'", "seq"),
+    TaskStatus.CANCELLED: ("status = 'cancelled'", "seq"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -655,14 +646,13 @@ class Page(Operation[tuple[Sequence[Task], str | None]]):
         # The status is part of the statement, so that it can use the partial index of that status.
         statement = _PAGE
         if call.status is not None:
-            status = TaskStatus(call.status)
-            order = "seq" if status in _IN_ORDER else "seq + 0"
-            statement = _PAGE_OF_STATUS.replace("@status", status.value).replace("@order", order)
+            condition, order = _CONDITIONS[TaskStatus(call.status)]
+            statement = _PAGE_OF_STATUS.replace("@condition", condition).replace("@order", order)
         rows = await db.fetch(table.sql(statement), call.after, call.limit)
         return [(_tasks(rows), str(rows[-1][12]) if len(rows) == call.limit else None)]
 
 
-_COUNTS: Final = "SELECT status, count(*) FROM @tasks GROUP BY status"
+_COUNTS: Final = "SELECT status::text, count(*) FROM @tasks GROUP BY status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -679,14 +669,14 @@ class Counts(Operation[Mapping[TaskStatus, int]]):
 
 
 _PURGE: Final = """
-    WITH ended AS (
+    DELETE FROM @tasks
+    WHERE seq = ANY (ARRAY (
         SELECT seq FROM @tasks
         WHERE finished_at < $1
         ORDER BY finished_at
         LIMIT $2
         FOR UPDATE
-    )
-    DELETE FROM @tasks t USING ended WHERE t.seq = ended.seq
+    ))
 """
 
 

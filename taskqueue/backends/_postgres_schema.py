@@ -16,10 +16,11 @@ FOREIGN: Final = "TQ001"
 # What leads from each version to the next one, the first from nothing. A step that has been released never changes.
 _STEPS: Final[Sequence[str]] = (
     """
+    CREATE TYPE @schema.task_status AS ENUM ('pending', 'running', 'success', 'failed', 'cancelled');
     CREATE TABLE @schema.tasks (
         seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- the order of enqueueing
         id text COLLATE "C" NOT NULL UNIQUE,
-        status text NOT NULL CHECK (status IN ('pending', 'running', 'success', 'failed', 'cancelled')),
+        status @schema.task_status NOT NULL, -- a text with a constraint would cost each statement a tenth more
         enqueued_at bigint NOT NULL, -- this and the other instants: microseconds since 1970-01-01 UTC
         available_at bigint NOT NULL,
         max_retries bigint NOT NULL,
@@ -39,11 +40,11 @@ _STEPS: Final[Sequence[str]] = (
     );
     -- Partial indexes: a task that has ended costs a claim nothing.
     CREATE INDEX tasks_due ON @schema.tasks (available_at, seq) WHERE status = 'pending';
-    CREATE INDEX tasks_leased ON @schema.tasks (lease_expires_at) WHERE status = 'running';
+    -- Not WHERE status = 'running': who looks for one task that runs must not be led through all that do.
+    CREATE INDEX tasks_leased ON @schema.tasks (lease_expires_at) WHERE lease_expires_at IS NOT NULL;
     CREATE INDEX tasks_ended ON @schema.tasks (finished_at) WHERE finished_at IS NOT NULL;
     -- For listings; of the other statuses there are few tasks, or most of all.
-    CREATE INDEX tasks_failed ON @schema.tasks (seq) WHERE status = 'failed';
-    CREATE INDEX tasks_cancelled ON @schema.tasks (seq) WHERE status = 'cancelled';
+    CREATE INDEX tasks_unsuccessful ON @schema.tasks (status, seq) WHERE status IN ('failed', 'cancelled');
     CREATE TABLE @schema.schema_version (
         only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
         version integer NOT NULL

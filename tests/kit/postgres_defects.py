@@ -140,11 +140,11 @@ DEFECTS: Final = {
         "edges/R2/a-retry-is-due-at-the-stated-instant[the epoch]",
         "R2",
         "_FAIL",
-        "THEN held.retry_at ELSE",
+        "THEN v.retry_at ELSE",
         "THEN t.available_at ELSE",
     ),
     "cancel_revives_nothing_but_ends_again": Defect(
-        "edges/L1/one-outcome-wins[complete, cancel]", "L1", "_CANCEL", "WHERE t.status IN ('pending', 'running')", ""
+        "edges/L1/one-outcome-wins[complete, cancel]", "L1", "_CANCEL", "AND t.status IN ('pending', 'running')", ""
     ),
     "cancel_spares_what_runs": Defect(
         "edges/L1/one-outcome-wins[cancel, complete]", "L1 X1", "_CANCEL", "IN ('pending', 'running')", "IN ('pending')"
@@ -153,8 +153,8 @@ DEFECTS: Final = {
         "edges/L2/extend-never-shortens",
         "L2",
         "_EXTEND",
-        "greatest(t.lease_expires_at, held.lease_expires_at)",
-        "held.lease_expires_at",
+        "greatest(t.lease_expires_at, v.lease_expires_at)",
+        "v.lease_expires_at",
     ),
     "extend_without_attempt": Defect(
         "edges/L2/only-the-current-claim-extends", "L2", "_EXTEND", "AND t.attempts = v.attempt", ""
