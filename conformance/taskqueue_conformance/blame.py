@@ -19,13 +19,14 @@ _FUTURE: Final = datetime(9990, 1, 1, tzinfo=UTC)
 _AFTER: Final = datetime.max.replace(tzinfo=UTC)
 
 
-def by_difference(expected: object, actual: object) -> str | None:
+def by_difference(expected: object, actual: object, *, asked: datetime | None = None) -> str | None:
     """Return the requirement that the difference between two tasks betrays by its kind, or None.
 
     An instant that is off by less than a second was stored badly (E3), one that shows the host's time came from a
     clock (E4), a payload, a value or the text of a failure that is another one was not kept (P1, V1, V2), a wrong
     number of attempts, or a retry beyond the budget, is a matter of R1. Any other difference, or several kinds at
-    once, are for the check itself to name.
+    once, are for the check itself to name: also that ``asked``, an instant which the call was given, was stored to
+    the microsecond where it should not have been.
     """
     if not isinstance(expected, Task) or not isinstance(actual, Task):
         return None
@@ -36,6 +37,8 @@ def by_difference(expected: object, actual: object) -> str | None:
     if wanted.keys() != got.keys():
         return None
     differing = {name: (wanted[name], got[name]) for name in wanted if wanted[name] != got[name]}
+    if asked is not None and asked in {actual for _, actual in differing.values()}:
+        return None
     kinds = {_kind(name, *pair) for name, pair in differing.items()}
     return kinds.pop() if len(kinds) == 1 else None
 

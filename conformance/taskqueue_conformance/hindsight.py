@@ -15,7 +15,7 @@ from typing import Any, Final
 from taskqueue import NotConnected, StaleClaim, Task, TaskExists, TaskNotFound, TaskStatus
 from taskqueue_conformance.blame import by_difference
 from taskqueue_conformance.model import Model
-from taskqueue_conformance.violation import differing_fields, shown
+from taskqueue_conformance.violation import difference, differing_fields, shown
 
 LONGEST: Final = 5000
 """How many calls are remembered. A check that makes more has mostly been running in circles."""
@@ -103,9 +103,9 @@ class Breach:
         """Say what was called, what it answered, and what the contract says."""
         call = self.call
         arguments = ", ".join(f"{name}={shown(value)}" for name, value in call.arguments.items())
-        answer = call.answer
-        answered = f"raised {type(answer).__name__}" if isinstance(answer, BaseException) else f"-> {shown(answer)}"
-        return f"{call.method}({arguments})\n{answered}\nthe contract says: {shown(self.expected)}"
+        wanted, got = difference(self.expected, call.answer)
+        answered = f"raised {type(call.answer).__name__}" if isinstance(call.answer, BaseException) else f"-> {got}"
+        return f"{call.method}({arguments})\n{answered}\nthe contract says: {wanted}"
 
 
 def first_breach(calls: Sequence[Call]) -> Breach | None:
@@ -381,14 +381,8 @@ class _Retrial:
         culprit = self.latest if spoilt else self.last[task_id]
         if culprit == "enqueue" and _only_instants_differ(expected, actual):
             return "E3"
-        shortened = culprit == "extend" and self._shortened(expected, actual)
-        return (None if shortened else _difference(expected, actual)) or _STEPS[culprit]
-
-    def _shortened(self, expected: Task, actual: Task | None) -> bool:
-        # What was asked for is stored to the microsecond, so nothing is wrong with the way in which instants are kept.
-        if actual is None or differing_fields(expected, actual) != ["lease_expires_at"]:
-            return False
-        return actual.lease_expires_at == self.asked.get(expected.id)
+        asked = self.asked.get(task_id) if culprit == "extend" else None
+        return _difference(expected, actual, asked=asked) or _STEPS[culprit]
 
     def _claimed(self, expected: Sequence[Task], actual: Sequence[Task], *, now: datetime, limit: int) -> str | None:
         if actual == expected:
@@ -430,13 +424,13 @@ class _Retrial:
         return None if [task.lease_expires_at for task in call.answer] == leases else "D3"
 
 
-def _difference(expected: Task, actual: Task | None) -> str | None:
+def _difference(expected: Task, actual: Task | None, *, asked: datetime | None = None) -> str | None:
     """Return the requirement that the kind of a difference betrays, or None."""
     if differing_fields(expected, actual) == ["failures"] and actual is not None:
         wanted, got = ([replace(each, retry_at=None) for each in task.failures] for task in (expected, actual))
         if wanted != got and by_difference(expected, actual) is None:
             return "V2"
-    return by_difference(expected, actual)
+    return by_difference(expected, actual, asked=asked)
 
 
 def _only_instants_differ(expected: Task, actual: Task | None) -> bool:

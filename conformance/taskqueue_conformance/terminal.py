@@ -51,7 +51,12 @@ def _row(group: RequirementResult) -> str:
     title = group.title if len(group.title) <= _TITLE_WIDTH else group.title[: _TITLE_WIDTH - 1] + "…"
     elsewhere = f", named by {_checks(len(group.named_by), 'other ')}" if group.named_by else ""
     counts = f"{group.passed}/{len(group.results)}"
-    return f"{group.id:<11} {title:<{_TITLE_WIDTH}} {counts:>9}  {group.outcome}{elsewhere}"
+    undecided = "".join(
+        f", {number} {outcome}"
+        for outcome in (Outcome.NOT_CLAIMED, Outcome.NOT_VERIFIED)
+        if outcome is not group.outcome and (number := sum(each.outcome is outcome for each in group.results))
+    )
+    return f"{group.id:<11} {title:<{_TITLE_WIDTH}} {counts:>9}  {group.outcome}{elsewhere}{undecided}"
 
 
 def _checks(count: int, kind: str = "") -> str:
@@ -59,9 +64,9 @@ def _checks(count: int, kind: str = "") -> str:
 
 
 def _row_colour(group: RequirementResult) -> dict[str, bool]:
-    if group.outcome is Outcome.PASSED:
-        return {"green": True}
-    return {"red": True} if group.outcome is Outcome.FAILED else {"yellow": True}
+    if group.outcome is Outcome.FAILED:
+        return {"red": True}
+    return {"green": True} if group.passed == len(group.results) else {"yellow": True}
 
 
 def _sentence(info: RunInfo, tally: Tally) -> str:

@@ -77,7 +77,7 @@ class Twin:
         expected = self.model.extend(claims, lease_expires_at=lease_expires_at)
         actual = await self._handles[name].extend(claims, lease_expires_at=lease_expires_at)
         expect_equal("the claims that are still held", [*actual], expected, breaks="L2")
-        await self._compare_stored(name, "after extend", "L2")
+        await self._compare_stored(name, "after extend", "L2", asked=lease_expires_at)
 
     async def complete(self, name: str, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
         """Complete on both."""
@@ -151,7 +151,7 @@ class Twin:
     def _other(self, name: str) -> Subject:
         return self._handles[HANDLES[1 - HANDLES.index(name)]]
 
-    async def _compare_stored(self, name: str, when: str, breaks: str) -> None:
+    async def _compare_stored(self, name: str, when: str, breaks: str, *, asked: datetime | None = None) -> None:
         other = self._other(name)
         last = next(reversed(self.model.stored), None)
         # At once, so that a backend that batches its calls can; nothing else is under way that could come between.
@@ -172,7 +172,7 @@ class Twin:
                     actual="nothing is listed under this id",
                     breaks=breaks,
                 )
-            _compare_task(f"task {task.id!r} {when}", by_id[task.id], task, breaks)
+            _compare_task(f"task {task.id!r} {when}", by_id[task.id], task, breaks, asked=asked)
         surplus = [task for task in listed if task.id not in self.model.stored]
         expect(f"the tasks {when}", not surplus, expected="no others", actual=surplus, breaks=breaks)
         expect_equal(
@@ -187,7 +187,7 @@ class Twin:
         expect(f"expired() {when}", all(t in running for t in over), expected=running, actual=over, breaks="D3")
         # One of them by its id as well; this is also what shows that anything was stored at all.
         if last is not None:
-            _compare_task(f"get({last!r}) {when}", found, self.model.stored[last], breaks)
+            _compare_task(f"get({last!r}) {when}", found, self.model.stored[last], breaks, asked=asked)
 
 
 async def _list_all(handle: Subject) -> list[Task]:
@@ -202,8 +202,8 @@ async def _list_all(handle: Subject) -> list[Task]:
             raise Violation("the listing", expected="an end", actual="a cursor again and again", breaks="LISTING")
 
 
-def _compare_task(what: str, actual: object, expected: Task, breaks: str) -> None:
-    expect_equal(what, actual, expected, breaks=by_difference(expected, actual) or breaks)
+def _compare_task(what: str, actual: object, expected: Task, breaks: str, *, asked: datetime | None = None) -> None:
+    expect_equal(what, actual, expected, breaks=by_difference(expected, actual, asked=asked) or breaks)
 
 
 async def _expect_refusal(method: str, call: Awaitable[Any], wanted: Exception) -> None:

@@ -70,7 +70,7 @@ def expect_equal(
     # A status may be given as its value, and sequences may be lists or tuples: equality decides there.
     if actual == expected and not isinstance(expected, bytes | int | float):
         return
-    wanted, got = _difference(expected, actual)
+    wanted, got = difference(expected, actual)
     raise Violation(what, expected=wanted, actual=got, breaks=breaks, look=look)
 
 
@@ -164,7 +164,8 @@ def _defaults(kind: type) -> Sequence[tuple[str, object]] | None:
     return [(field.name, field.default) for field in fields(kind) if field.repr]
 
 
-def _difference(expected: object, actual: object) -> tuple[str, str]:
+def difference(expected: object, actual: object) -> tuple[str, str]:
+    """Return two values for a message: of records that are alike, only the fields in which they differ."""
     names = differing_fields(expected, actual)
     if names:
         return (
@@ -174,7 +175,7 @@ def _difference(expected: object, actual: object) -> tuple[str, str]:
     if _records(expected) and _records(actual) and len(expected) == len(actual):
         for position, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
             if wanted != got:
-                left, right = _difference(wanted, got)
+                left, right = difference(wanted, got)
                 return f"at position {position}: {left}", f"at position {position}: {right}"
     return shown(expected), shown(actual)
 

@@ -1,6 +1,7 @@
 """A run of the suite as an adopter sees it: verdict, exit status, table, report."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,9 @@ def test_without_the_option_the_plugin_imports_nothing_but_pytest(outsider: pyte
         """
     )
     outsider.runpytest_subprocess("test_plain.py").assert_outcomes(passed=1)
+
+
+def test_a_row_says_how_many_of_its_checks_were_not_claimed(outsider: pytest.Pytester) -> None:
+    result = outsider.runpytest_inprocess("--conformance=backends:Disclaiming", "-k", "edges and D1")
+    (row,) = (line for line in result.outlines if line.startswith("D1  "))
+    assert re.search(r" \d+/\d+  not run, [1-9]\d* not claimed$", row), row
