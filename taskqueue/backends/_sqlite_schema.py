@@ -41,7 +41,8 @@ SCHEMA: Final = (
     "CREATE INDEX tasks_due ON tasks (available_at) WHERE status = 'pending'",
     "CREATE INDEX tasks_leased ON tasks (lease_expires_at) WHERE status = 'running'",
     "CREATE INDEX tasks_ended ON tasks (finished_at) WHERE finished_at IS NOT NULL",
-    "CREATE INDEX tasks_by_status ON tasks (status)",
+    # No index on every status: each step of every task's life would pay for it, and only listings would use it.
+    "CREATE INDEX tasks_unsuccessful ON tasks (status) WHERE status = 'failed' OR status = 'cancelled'",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
