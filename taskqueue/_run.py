@@ -143,10 +143,11 @@ class Run:
             try:
                 # Asked before the claim: a task that ends meanwhile may have enqueued another one.
                 busy = self._busy
-                if await self._claim(free) == 0:
-                    if until_idle and not busy:
-                        return
-                    await self._idle(free, until_idle=until_idle)
+                claimed = await self._claim(free)
+                if not claimed and until_idle and not busy:
+                    return
+                if claimed < free:
+                    await self._idle(free - claimed, until_idle=until_idle)
                 rest = _FIRST_REST
             except HOPELESS:
                 raise
@@ -182,7 +183,9 @@ class Run:
             seconds = poll
             if due is not None and due > now:
                 seconds = min(poll, max((due - now).total_seconds(), _SHORTEST_WAIT))
-            if await self._claim(free) or (until_idle and not self._busy):
+            elif due is not None and await self._claim(free):
+                return
+            if until_idle and not self._busy:
                 return
             await self._first_of(change, *self._attempts, *self._leftovers, timeout=seconds)
             if change.done():

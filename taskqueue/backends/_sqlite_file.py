@@ -41,6 +41,7 @@ _WHAT_TO_DO: Final = {
     sqlite3.SQLITE_NOTADB: "the file is damaged, or something else: stop everything that uses it, and restore a copy",
 }
 _RETRY_SECONDS: Final = 0.01
+_CHECKPOINT_PAGES: Final = 1000  # SQLite's default
 
 # POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
 # read directly only while no connection of this process has it open; SQLite itself takes care of that.
@@ -57,7 +58,7 @@ class Identity(NamedTuple):
 
 
 class StoreFile:
-    """An open connection to a store. Every method blocks; all but the constructor run in the connection's thread.
+    """An open connection to a store, used by one thread at a time. Every method may block, if it is not made quick.
 
     Args:
         path: The absolute path. A missing file is created, readable by its owner only.
@@ -108,7 +109,25 @@ class StoreFile:
         except BaseException:
             _unregister(self._identity)
             raise
+        self._busy_timeout = busy_timeout
+        self._quick = False
         _FILES.add(self)
+
+    def be_quick(self, quick: bool) -> None:  # noqa: FBT001 - a setting
+        """Set whether the connection waits for nothing: neither for a lock, nor for the log to be copied to the file.
+
+        A call that would have to wait for a lock is refused with an error that ``is_busy`` knows. What has been
+        written stays in the log until ``checkpoint``, or until a connection that is not quick writes.
+        """
+        if quick != self._quick:
+            milliseconds, pages = (0, 0) if quick else (int(self._busy_timeout * 1000), _CHECKPOINT_PAGES)
+            self.db.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            self.db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+            self._quick = quick
+
+    def checkpoint(self) -> None:
+        """Copy the log to the file, as far as nobody reads it, so that it is written from its beginning again."""
+        self.db.execute("PRAGMA wal_checkpoint (PASSIVE)")
 
     def check_in_place(self) -> None:
         """Raise StoreUnavailable if the file, its log or the log's index is not there: what is written may be lost."""
@@ -170,7 +189,7 @@ def unavailable(path: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(path, f"{reason}; {advice}" if advice else reason)
 
 
-def is_busy(error: Exception) -> bool:
+def is_busy(error: BaseException) -> bool:
     """Whether the error says that another connection holds a lock."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE in _BUSY
 

@@ -12,8 +12,7 @@ T = TypeVar("T")
 
 _POLL_SECONDS: Final = 0.03
 _SAFETY_SECONDS: Final = 0.5
-_FIRST_PAUSE_SECONDS: Final = 0.00025
-_LONGEST_DEAF_PAUSE_SECONDS: Final = 0.001
+_FIRST_PAUSE_SECONDS: Final = 0.0005
 _WAKES_IN_A_ROW: Final = 10
 _WAKE_SECONDS: Final = 0.02
 
@@ -170,8 +169,7 @@ class Lookout:
     def _rest(self) -> None:
         """Look again later, or as soon as the kernel tells of a write."""
         pause, self._pause = self._pause, 2 * self._pause
-        if pause > _LONGEST_DEAF_PAUSE_SECONDS:
-            pause = min(pause, _SAFETY_SECONDS if self._listen() else _POLL_SECONDS)
+        pause = min(pause, _SAFETY_SECONDS if self._listen() else _POLL_SECONDS)
         self._timer = self._loop.call_later(pause, self._look)
 
     def _listen(self) -> bool:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("taskqueue.backends.sqlite")
 _LARGEST_INTEGER: Final = 2**63 - 1
+_SHORT_ROWS: Final = 20
+_SHORT_BYTES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,13 @@ class Operation(Generic[T]):
         run: Does it and returns the result.
         writes: Whether it needs a transaction. One that does not is a single SELECT.
         single: Whether, if it writes, it is a single statement, which is a transaction by itself.
+        short: Whether it reads and writes no more than a few rows and some kilobytes, as far as can be told before.
     """
 
     run: Callable[[sqlite3.Connection], T]
     writes: bool
     single: bool = False
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +215,10 @@ def enqueue(tasks: Iterable[Task]) -> Enqueue:
                 raise TaskExists((only,)) from None
             raise
 
+    short = sum(len(row[10]) for row in rows) <= _SHORT_BYTES and len(rows) <= _SHORT_ROWS
     if len(rows) == 1:
-        return Enqueue(run_single, writes=True, single=True, rows=rows)
-    return Enqueue(run, writes=True, rows=rows)
+        return Enqueue(run_single, writes=True, single=True, short=short, rows=rows)
+    return Enqueue(run, writes=True, short=short, rows=rows)
 
 
 def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
@@ -269,7 +274,7 @@ def claim(*, now: datetime, limit: int, lease_expires_at: datetime) -> Operation
         rows.sort(key=_claim_order)  # RETURNING has an order of its own
         return _tasks(rows)
 
-    return Operation(run, writes=True, single=True)
+    return Operation(run, writes=True, single=True, short=limit <= _SHORT_ROWS)
 
 
 def _claim_order(row: Sequence[Any]) -> tuple[int, int]:
@@ -288,7 +293,7 @@ def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> 
             if db.execute(EXTEND, {"id": task_id, "attempt": attempt, "lease_expires_at": lease}).rowcount
         ]
 
-    return Operation(run, writes=True)
+    return Operation(run, writes=True, short=len(pairs) <= _SHORT_ROWS)
 
 
 def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Operation[None]:
@@ -301,7 +306,7 @@ def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Oper
         if not changed:
             raise _refusal(db, task_id, attempt)
 
-    return Complete(run, writes=True, arguments=arguments)
+    return Complete(run, writes=True, short=len(value) <= _SHORT_BYTES, arguments=arguments)
 
 
 def complete_all(db: sqlite3.Connection, calls: Sequence[Complete]) -> Sequence[TaskQueueError | None]:
@@ -350,7 +355,7 @@ def fail(task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> O
             raise _refusal(db, task_id, attempt)
         return task_of_row(rows[0])
 
-    return Operation(run, writes=True)
+    return Operation(run, writes=True, short=True)
 
 
 def cancel(task_id: str, *, now: datetime) -> Operation[bool]:
@@ -364,7 +369,7 @@ def cancel(task_id: str, *, now: datetime) -> Operation[bool]:
             raise TaskNotFound(task_id)
         return False
 
-    return Operation(run, writes=True)
+    return Operation(run, writes=True, short=True)
 
 
 def _refusal(db: sqlite3.Connection, task_id: str, attempt: int) -> TaskNotFound | StaleClaim:
@@ -399,7 +404,7 @@ def next_due() -> Operation[datetime | None]:
         instants = [stored for stored in db.execute(NEXT_DUE).fetchone() if stored is not None]
         return instant_of(min(instants)) if instants else None
 
-    return Operation(run, writes=False)
+    return Operation(run, writes=False, short=True)
 
 
 def get(task_id: str) -> Operation[Task | None]:
@@ -409,7 +414,7 @@ def get(task_id: str) -> Operation[Task | None]:
         row = db.execute(_GET, (task_id,)).fetchone()
         return None if row is None else task_of_row(row)
 
-    return Operation(run, writes=False)
+    return Operation(run, writes=False, short=True)
 
 
 def page(*, status: TaskStatus | None, after: str | None, limit: int) -> Operation[tuple[Sequence[Task], str | None]]:
@@ -454,7 +459,7 @@ def purge(*, finished_before: datetime, limit: int) -> Operation[int]:
 
 def nothing() -> Operation[None]:
     """Read nothing: whoever runs it looks for changes of other connections on the way."""
-    return Operation(lambda _: None, writes=False)
+    return Operation(lambda _: None, writes=False, short=True)
 
 
 def _tasks(rows: Iterable[Sequence[Any]]) -> list[Task]:

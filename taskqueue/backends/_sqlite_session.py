@@ -12,9 +12,11 @@ from taskqueue.backends._rows import DamagedRow
 from taskqueue.backends._session import BaseSession, finished
 from taskqueue.backends._sqlite_changes import announce
 from taskqueue.backends._sqlite_commit import execute
-from taskqueue.backends._sqlite_file import StoreFile, unavailable
+from taskqueue.backends._sqlite_file import StoreFile, is_busy, unavailable
+from taskqueue.backends._sqlite_fork import running
 from taskqueue.backends._sqlite_lookout import Lookout
 from taskqueue.backends._sqlite_operations import Operation
+from taskqueue.backends._sqlite_quick import QuickCalls
 from taskqueue.backends._sqlite_thread import FileThread
 
 T = TypeVar("T")
@@ -27,20 +29,27 @@ class _Call(NamedTuple):
     answer: "asyncio.Future[Any]"
 
 
+class _Done(NamedTuple):
+    version: int | None
+    changed: bool
+    outcomes: Sequence[Any]
+
+
 class Session(BaseSession):
     """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
 
     Calls are queued, and handed to the thread whenever it has nothing to do: one alone, or in one transaction all that
     have come together in the meantime. So the order of the calls is kept, a caller's cancellation never reaches a
     transaction, and answers are given only after the commit. Callbacks do it all: a task of its own would cost a call
-    two more turns of the event loop.
+    two more turns of the event loop. Where writes are not synced, a few short calls run on the event loop itself.
 
     Args:
         path: The absolute path of the file.
         opener: Opens the file. Called in a thread.
+        syncs: Whether a commit waits for the disk.
     """
 
-    def __init__(self, path: str, opener: Callable[[], StoreFile]) -> None:
+    def __init__(self, path: str, opener: Callable[[], StoreFile], *, syncs: bool) -> None:
         self._path = path
         self._store = os.path.realpath(path)
         self._thread = FileThread(opener)
@@ -48,6 +57,7 @@ class Session(BaseSession):
         self._flushing = False
         self._working = False
         self._at_rest: asyncio.Future[None] | None = None
+        self._quick = None if syncs else QuickCalls(asyncio.get_running_loop())
         self._lookout = Lookout(self._store, self.submit)
         super().__init__()
 
@@ -87,26 +97,55 @@ class Session(BaseSession):
         await self._thread.close()
 
     def _flush(self) -> None:
-        """Hand what has gathered to the thread."""
+        """Run what has gathered: here if it is quick, or else in the thread."""
         self._flushing = False
         calls = self._next_calls()
+        if calls and self._quick is not None and self._quick.may([call.operation for call in calls]):
+            calls = self._run_quickly(calls, self._quick)
         if calls:
             self._working = True
             self._thread.begin(partial(self._work, [call.operation for call in calls]), partial(self._worked, calls))
+        elif self._quick is not None and self._quick.checkpoint_is_due():
+            self._working = True
+            self._thread.begin(self._thread.file.checkpoint, self._checkpointed)
         elif self._at_rest is not None and not self._at_rest.done():
             self._at_rest.set_result(None)
 
-    def _worked(
-        self, calls: Sequence[_Call], result: tuple[int | None, bool, Sequence[Any]], error: BaseException | None
-    ) -> None:
-        outcomes: Sequence[Any] = [error] * len(calls)
-        if error is None:
-            version, changed, outcomes = result
-            self._lookout.see(version, changed=changed)
+    def _run_quickly(self, calls: Sequence[_Call], quick: QuickCalls) -> list[_Call]:
+        """Run calls on the event loop, and answer them; return those for which a lock would have to be waited for."""
+        began = self._loop.time()
+        result, error = None, None
+        try:
+            with running():
+                result = self._execute([call.operation for call in calls], quick=True)
+        except Exception as raised:  # noqa: BLE001 - it is delivered to the callers
+            error = raised
+        quick.took(self._loop.time() - began, wrote=result is not None and result.changed)
+        busy: list[_Call] = []
+        for call, outcome in zip(calls, self._outcomes(calls, result, error), strict=True):
+            if isinstance(outcome, sqlite3.Error) and is_busy(outcome):
+                busy.append(call)
+            else:
+                self._answer(call.answer, outcome)
+        return busy
+
+    def _checkpointed(self, _result: object, _error: BaseException | None) -> None:
+        # One that failed is tried again after as many writes, or by the last handle that closes.
+        self._working = False
+        self._flush()
+
+    def _worked(self, calls: Sequence[_Call], result: _Done | None, error: BaseException | None) -> None:
+        outcomes = self._outcomes(calls, result, error)
         self._working = False
         self._flush()  # first, so that the thread goes on while the callers take their answers
         for call, outcome in zip(calls, outcomes, strict=True):
             self._answer(call.answer, outcome)
+
+    def _outcomes(self, calls: Sequence[_Call], result: _Done | None, error: BaseException | None) -> Sequence[Any]:
+        if result is None:
+            return [error] * len(calls)
+        self._lookout.see(result.version, changed=result.changed)
+        return result.outcomes
 
     def _next_calls(self) -> list[_Call]:
         calls: list[_Call] = []
@@ -116,9 +155,13 @@ class Session(BaseSession):
                 calls.append(call)
         return calls
 
-    def _work(self, operations: Sequence[Operation[Any]]) -> tuple[int | None, bool, Sequence[Any]]:
+    def _work(self, operations: Sequence[Operation[Any]]) -> _Done:
         """Run in the thread."""
+        return self._execute(operations, quick=False)
+
+    def _execute(self, operations: Sequence[Operation[Any]], *, quick: bool) -> _Done:
         file = self._thread.file
+        file.be_quick(quick)
         file.check_in_place()
         # Before the operations: a change that comes after it was read must not count as seen. Only reads pay for it,
         # since who waits has read before.
@@ -130,7 +173,7 @@ class Session(BaseSession):
         if changed:
             file.check_present()  # before anything is acknowledged
             announce(self._store)
-        return version, changed, outcomes
+        return _Done(version, changed, outcomes)
 
     def _explained(self, error: BaseException) -> Exception | None:
         return unavailable(self._path, error) if isinstance(error, (sqlite3.Error, DamagedRow)) else None

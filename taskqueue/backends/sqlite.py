@@ -126,6 +126,7 @@ class SQLiteBackend:
             session = self._sessions[loop] = Session(
                 self._path,
                 partial(StoreFile, self._path, synchronous=self._synchronous, busy_timeout=self._busy_timeout),
+                syncs=self._synchronous == "FULL",
             )
         try:
             await session.connected()

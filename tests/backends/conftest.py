@@ -13,11 +13,13 @@ from taskqueue.backends.sqlite import SQLiteBackend
 Scenario = Callable[[Backend], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite without syncs", "postgres"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     if request.param == "postgres":
         return PostgresBackend.from_url(request.getfixturevalue("postgres_store"))
-    return MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "tasks.db")
+    if request.param == "memory":
+        return MemoryBackend()
+    return SQLiteBackend(tmp_path / "tasks.db", synchronous="FULL" if request.param == "sqlite" else "NORMAL")
 
 
 @pytest.fixture
