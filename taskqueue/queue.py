@@ -28,7 +28,7 @@ from taskqueue.errors import (
 )
 from taskqueue.result import Result, result_of
 from taskqueue.retry import RetryPolicy
-from taskqueue.serializers import CloudpickleSerializer, Serializer
+from taskqueue.serializers import CloudpickleSerializer, PreparingSerializer, Serializer
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 from taskqueue.transition import Announcer, Transition
@@ -324,7 +324,8 @@ class TaskQueue:
     ) -> list[str]:
         """Store many calls of one function in one step, all or none, and return their ids in order.
 
-        Tasks that are due at the same instant run in the order of ``calls``.
+        Tasks that are due at the same instant run in the order of ``calls``. A function that has to be pickled by
+        value is pickled once for all of them, apart from the arguments: an object that both refer to becomes two.
 
         Args:
             func: A function or coroutine function, or another callable.
@@ -397,6 +398,8 @@ class TaskQueue:
         # this waits; and in the caller's thread, since loading what is lazy in them may depend on the thread.
         func = _check.function(func)
         what = f"the call of {getattr(func, '__qualname__', None) or repr(func)}"
+        if len(calls) > 1:
+            func = self._prepared(what, func)
         call: dict[str, Any] = {"func": func, "args": (), "kwargs": {}, "context": options.context}
         if options.timeout is not None:
             call["timeout"] = options.timeout
@@ -882,6 +885,14 @@ class TaskQueue:
         seconds = _check.timeout("timeout", timeout)
         backend = await self._ready()
         await backend.wait(seconds)
+
+    def _prepared(self, what: str, func: Any) -> Any:
+        if not isinstance(self.serializer, PreparingSerializer):
+            return func
+        try:
+            return self.serializer.prepared(func)
+        except Exception as error:
+            raise SerializationError(what, _reason(error)) from error
 
     def _dumps(self, what: str, obj: Any) -> bytes:
         try:

@@ -1,3 +1,4 @@
+import asyncio
 import collections
 import json
 import math
@@ -9,7 +10,16 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from taskqueue import CloudpickleSerializer, DeserializationError, SerializationError, Serializer, TaskStatus
+from taskqueue import (
+    CloudpickleSerializer,
+    DeserializationError,
+    SerializationError,
+    Serializer,
+    SignedSerializer,
+    TaskQueue,
+    TaskStatus,
+)
+from taskqueue.backends.memory import MemoryBackend
 
 
 class Hostile:
@@ -51,6 +61,60 @@ def test_what_cannot_be_pickled_is_a_clear_error(obj: object) -> None:
 def test_what_cannot_be_loaded_is_a_clear_error(data: bytes) -> None:
     with pytest.raises(DeserializationError, match=f"{len(data)} bytes"):
         CloudpickleSerializer().loads(data)
+
+
+# ---------------------------------------------------------------- many calls of one function
+
+
+class Counted:
+    """Callable, and tells how often it was pickled."""
+
+    pickled = 0
+
+    def __call__(self, x: int) -> int:
+        return x + 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        Counted.pickled += 1
+        return (Counted, ())
+
+
+class Shouting(CloudpickleSerializer):
+    """Writes JSON, and knows nothing of what stands for a function."""
+
+    def dumps(self, obj: Any) -> bytes:
+        return json.dumps(obj, default=lambda func: func.__qualname__).upper().encode()
+
+
+def calls_of(func: Any, serializer: Serializer) -> list[Any]:
+    async def main() -> list[Any]:
+        async with TaskQueue(MemoryBackend(), serializer=serializer) as queue:
+            await queue.enqueue_many(func, [(1,), {"x": 2}, ([3],)], context={"c": 1})
+            return [serializer.loads(task.payload) async for task in queue.tasks()]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("serializer", [CloudpickleSerializer(), SignedSerializer(b"k" * 32)], ids=repr)
+def test_a_function_of_many_calls_is_pickled_once(serializer: Serializer) -> None:
+    Counted.pickled = 0
+    offset = 3
+    first, second, third = calls_of(Counted(), serializer)
+    assert Counted.pickled == 1
+    assert (first["func"](1), first["args"], second["kwargs"], third["args"]) == (2, (1,), {"x": 2}, ([3],))
+    assert [call["func"](1) for call in calls_of(lambda x: x + offset, serializer)] == [4, 4, 4]
+    assert calls_of(math.sqrt, serializer)[0] == {"func": math.sqrt, "args": (1,), "kwargs": {}, "context": {"c": 1}}
+
+
+def test_a_function_that_cannot_be_pickled_is_a_clear_error_for_many_calls_too() -> None:
+    lock = threading.Lock()
+    with pytest.raises(SerializationError, match=r"the call of .*lambda.*lock"):
+        calls_of(lambda: lock, CloudpickleSerializer())
+
+
+def test_a_serializer_that_was_derived_gets_the_function_itself() -> None:
+    assert Shouting().prepared(calls_of) is calls_of
+    assert b"CALLS_OF" in Shouting().dumps(Shouting().prepared(calls_of))
 
 
 # ---------------------------------------------------------------- pickle in place of cloudpickle

@@ -37,6 +37,17 @@ class CloudpickleSerializer:
             raise SerializationError(f"an object of type {type(obj).__qualname__}", _reason(error)) from error
         return data
 
+    def prepared(self, func: Any) -> Any:
+        """Return what may stand for ``func`` in many objects, pickled once if that has to be by value.
+
+        Raises:
+            SerializationError: The function cannot be pickled; says why.
+        """
+        # A subclass may write something else, which does not know what would stand for the function.
+        if _is_plain(func) or type(self).dumps is not CloudpickleSerializer.dumps:
+            return func
+        return _Pickled(self.dumps(func))
+
     def loads(self, data: bytes) -> Any:
         """Return the unpickled object. Runs code that the pickle names.
 
@@ -49,8 +60,20 @@ class CloudpickleSerializer:
             raise DeserializationError(f"a pickle of {len(data)} bytes", _reason(error)) from error
 
 
+class _Pickled:
+    """Stands for what it was made of: in a pickle, as the pickle of that."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return pickle.loads, (self._data,)
+
+
 # cloudpickle leaves these to pickle, and nobody can give them another meaning.
-_ATOMS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
+_ATOMS: Final = frozenset({types.NoneType, bool, int, float, str, bytes, _Pickled})
 _MOST_PARTS: Final = 64
 
 

@@ -27,3 +27,16 @@ class Serializer(Protocol):
             DeserializationError: The bytes are damaged, or need code that is not to be had here.
         """
         ...
+
+
+@runtime_checkable
+class PreparingSerializer(Serializer, Protocol):
+    """A serializer for which a function is work that can be done once, for many calls of it."""
+
+    def prepared(self, func: Any) -> Any:
+        """Return what may stand for ``func`` in objects given to ``dumps``: ``loads`` makes an equal function of it.
+
+        Raises:
+            SerializationError: The function cannot be serialised.
+        """
+        ...

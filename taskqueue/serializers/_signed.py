@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn, Self
 
 from taskqueue.errors import InvalidArgument, SerializationError, SignatureError
 from taskqueue.serializers._cloudpickle import CloudpickleSerializer
-from taskqueue.serializers._protocol import Serializer
+from taskqueue.serializers._protocol import PreparingSerializer, Serializer
 
 LEAST_KEY_BYTES: Final = 16
 KEY_VARIABLE: Final = "TASKQUEUE_SIGNING_KEY"
@@ -112,6 +112,14 @@ class SignedSerializer:
                 f"the inner serializer returned {type(data).__name__} instead of bytes",
             )
         return _VERSION + _signature(self._keys[0], data) + data
+
+    def prepared(self, func: Any) -> Any:
+        """Return what the inner serializer lets stand for ``func``, or ``func``.
+
+        Raises:
+            SerializationError: The inner serializer cannot serialise the function.
+        """
+        return self.inner.prepared(func) if isinstance(self.inner, PreparingSerializer) else func
 
     def loads(self, data: bytes) -> Any:
         """Return the object, once the signature has been found to hold.
