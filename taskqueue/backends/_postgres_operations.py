@@ -8,10 +8,11 @@ statements do not wait for each other; a claim waits for none.
 """
 
 import logging
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation, Unsettled
@@ -72,11 +73,13 @@ class Operation(Generic[T]):
         groups: Whether several may run as one.
         repeatable: Whether it may be executed again where it is unknown whether it was.
         announces: Whether somebody may be waiting for what it changes.
+        companion: The kind of which one call may come last in a group, and run with the others as one.
     """
 
     groups: ClassVar[bool] = False
     repeatable: ClassVar[bool] = False
     announces: ClassVar[bool] = False
+    companion: ClassVar["type[Operation[Any]] | None"] = None
 
     @property
     def keys(self) -> Sequence[str]:
@@ -90,7 +93,7 @@ class Operation(Generic[T]):
 
     @classmethod
     async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
-        """Execute operations of one kind; one alone unless they group.
+        """Execute operations of one kind, and behind them one that is their companion; one alone unless they group.
 
         Returns:
             The outcome of each: what to return to its caller, or the exception to raise there. Once something has
@@ -243,14 +246,21 @@ class Claim(Operation[Sequence[Task]]):
     limit: int
     lease_expires_at: datetime
 
+    @property
+    def arguments(self) -> tuple[int, int, int]:
+        """What the statement is executed with."""
+        return microseconds(self.now), min(self.limit, _LARGEST_INTEGER), microseconds(self.lease_expires_at)
+
     @classmethod
     async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
         """Choose, lock and change the rows in one statement; RETURNING has an order of its own."""
         (call,) = operations
-        limit = min(call.limit, _LARGEST_INTEGER)
-        arguments = (microseconds(call.now), limit, microseconds(call.lease_expires_at))
-        rows = await db.fetch(table.sql(_CLAIM), *arguments)
-        return [_tasks(sorted(rows, key=_claim_order))]
+        return [cls.claimed(await db.fetch(table.sql(_CLAIM), *call.arguments))]
+
+    @staticmethod
+    def claimed(rows: Iterable[Row]) -> list[Task]:
+        """Return the tasks in the rows that were claimed, in the order of their claim."""
+        return _tasks(sorted(rows, key=_claim_order))
 
 
 def _claim_order(row: Row) -> tuple[int, int]:
@@ -280,8 +290,10 @@ async def _settle(
         try:
             answers |= await step(db, table, left)
             left = [operation for operation in left if operation.task_id not in answers]
+            if not left:
+                break
             ids = [operation.task_id for operation in left]
-            states = {row[0]: row for row in await db.fetch(table.sql(_STATE), ids)} if left else {}
+            states = {row[0]: row for row in await db.fetch(table.sql(_STATE), ids)}
         except Exception as error:
             if not answers:
                 raise
@@ -344,10 +356,27 @@ _COMPLETE_ONE: Final = """
 """
 
 
+@cache
+def _with_claim(complete: str, claim: str) -> str:
+    """Return a statement that completes and claims: its arguments, and its rows, are those of the one, then the other.
+
+    Each row is changed by one of the two at most, since they see the same state. What the first has to wait for, it
+    waits for before the second has locked anything.
+    """
+    behind = re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + 4}", claim)
+    nothing = ", NULL" * len(COLUMNS.split(", "))  # in the place of the other columns, and of seq
+    return f"""
+        WITH completed AS ({complete}), claimed AS ({behind})
+        SELECT id{nothing} FROM completed
+        UNION ALL SELECT * FROM claimed
+    """  # noqa: S608 - of our own statements
+
+
 @dataclass(frozen=True, slots=True)
 class Complete(_OfOneTask[None]):
     """End a held task as SUCCESS."""
 
+    companion: ClassVar[type[Operation[Any]] | None] = Claim
     attempt: int
     value: bytes
     now: int
@@ -372,17 +401,46 @@ class Complete(_OfOneTask[None]):
         return _refusal(self.task_id, self.attempt, state)
 
     @classmethod
-    async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
-        """Complete the tasks whose claims are held."""
-        return await _settle(db, table, operations, cls._complete)
+    async def run(cls, db: Connection, table: Table, operations: Sequence[Self | Claim]) -> Sequence[Any]:
+        """Complete the tasks whose claims are held; and claim others with the same statement."""
+        claim = operations[-1]
+        if not isinstance(claim, Claim):
+            return await _settle(db, table, operations, cls._complete)
+        claimed: list[Task] | None = None
+
+        async def complete_and_claim(db: Connection, table: Table, calls: "Sequence[Complete]") -> Mapping[str, Any]:
+            nonlocal claimed
+            if claimed is not None:  # the second time, for what was refused
+                return await cls._complete(db, table, calls)
+            statement = table.sql(_with_claim(_COMPLETE, _CLAIM))
+            rows = await db.fetch(statement, *_columns(call.row for call in calls), *claim.arguments)
+            claimed = Claim.claimed(row for row in rows if row[1] is not None)
+            return {row[0]: _DONE for row in rows if row[1] is None}
+
+        try:
+            return [*await _settle(db, table, operations[:-1], complete_and_claim), claimed]
+        except Exception as error:
+            if claimed is None:
+                raise
+            return [*[error] * (len(operations) - 1), claimed]
+
+    @property
+    def row(self) -> tuple[Any, ...]:
+        """The arguments, as the statement takes them."""
+        return self.task_id, _integer(self.attempt), self.value, self.now
 
     @staticmethod
     async def _complete(db: Connection, table: Table, calls: "Sequence[Complete]") -> Mapping[str, Any]:
-        rows = sorted((call.task_id, _integer(call.attempt), call.value, call.now) for call in calls)
-        if len(rows) == 1:
-            return {calls[0].task_id: _DONE} if await db.execute(table.sql(_COMPLETE_ONE), *rows[0]) else {}
-        done = await db.fetch(table.sql(_COMPLETE), *map(list, zip(*rows, strict=True)))
-        return {task_id: _DONE for (task_id,) in done}
+        if len(calls) == 1:
+            (call,) = calls
+            return {call.task_id: _DONE} if await db.execute(table.sql(_COMPLETE_ONE), *call.row) else {}
+        done = await db.fetch(table.sql(_COMPLETE), *_columns(call.row for call in calls))
+        return {row[0]: _DONE for row in done}
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> Iterable[list[Any]]:
+    """Return the columns of rows for a statement that changes them: in the order of their ids, which come first."""
+    return map(list, zip(*sorted(rows), strict=True))
 
 
 def _integer(value: int) -> int:
@@ -450,10 +508,10 @@ class Fail(_OfOneTask[Task]):
 
     @staticmethod
     async def _fail(db: Connection, table: Table, calls: "Sequence[Fail]") -> Mapping[str, Any]:
-        rows = sorted(
+        columns = _columns(
             (c.task_id, _integer(c.attempt), c.failed_at, c.retry_at, c.proposed, c.last, c.if_expired) for c in calls
         )
-        stored = await db.fetch(table.sql(_FAIL), *map(list, zip(*rows, strict=True)))
+        stored = await db.fetch(table.sql(_FAIL), *columns)
         return {row[0]: _task_or_error(row) for row in stored}
 
 
@@ -492,8 +550,8 @@ class Cancel(_OfOneTask[bool]):
 
     @staticmethod
     async def _cancel(db: Connection, table: Table, calls: "Sequence[Cancel]") -> Mapping[str, Any]:
-        rows = sorted((call.task_id, microseconds(call.now)) for call in calls)
-        return {row[0]: True for row in await db.fetch(table.sql(_CANCEL), *map(list, zip(*rows, strict=True)))}
+        columns = _columns((call.task_id, microseconds(call.now)) for call in calls)
+        return {row[0]: True for row in await db.fetch(table.sql(_CANCEL), *columns)}
 
 
 _EXTEND: Final = """
@@ -527,8 +585,8 @@ class Extend(Operation[Sequence[tuple[str, int]]]):
             lease = microseconds(call.lease_expires_at)
             for task_id, attempt in call.claims:
                 leases[task_id, attempt] = max(lease, leases.get((task_id, attempt), 0))
-        claims = sorted((task_id, _integer(attempt), lease) for (task_id, attempt), lease in leases.items())
-        rows = await db.fetch(table.sql(_EXTEND), *map(list, zip(*claims, strict=True)))
+        columns = _columns((task_id, _integer(attempt), lease) for (task_id, attempt), lease in leases.items())
+        rows = await db.fetch(table.sql(_EXTEND), *columns)
         held = {(task_id, attempts) for task_id, attempts in rows}
         return [[claim for claim in call.claims if claim in held] for call in operations]
 

@@ -34,8 +34,9 @@ _FIRST_DELAY: Final = 0.02
 _LONGEST_DELAY: Final = 1.0
 _NOTIFY_EVERY: Final = 0.01
 """How many seconds lie between two notifications of a handle at least."""
+_LINGER_SECONDS: Final = 0.01
+"""How long the task that answers calls waits for more, about: to begin a new one for each would cost more."""
 _POLL_SECONDS: Final = 0.5
-_NOTIFY: Final = "SELECT pg_notify($1, '')"
 
 
 class _Call(NamedTuple):
@@ -47,9 +48,10 @@ class Session(BaseSession):
     """One connected period of a handle, on the running event loop and in this process. It begins to open at once.
 
     Calls are queued by their kinds, and a task of the session's own takes them from the queues: one alone, or as one
-    statement all of a kind that have come together in the meantime. There is one connection for all, so a call that
-    was cancelled while its statement was under way is over before the next one begins; and a caller's cancellation
-    never reaches a statement. A connection that is lost is opened again for the next call.
+    statement all of a kind that have come together in the meantime, with a claim that waits beside completions: a
+    worker's next tasks come with the answer to the last ones. There is one connection for all, so a call that was
+    cancelled while its statement was under way is over before the next one begins; and a caller's cancellation never
+    reaches a statement. A connection that is lost is opened again for the next call.
 
     Others are told of changes after the answers have been given, at most once in 10 ms: a notification inside the
     transaction would make all transactions of the database commit one after the other.
@@ -71,6 +73,8 @@ class Session(BaseSession):
         self._connection: Connection | None = None
         self._calls: dict[type[Operation[Any]], deque[_Call]] = {}
         self._drainer: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._ending = False
         self._changed = False
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -83,7 +87,10 @@ class Session(BaseSession):
         """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
         answer: asyncio.Future[T] = self._loop.create_future()
         self._calls.setdefault(type(operation), deque()).append(_Call(operation, answer))
-        self._start_draining()
+        if self._drainer is None:
+            self._start_draining()
+        else:
+            self._stop_idling()
         return answer
 
     async def wait(self, seconds: float) -> None:
@@ -132,10 +139,11 @@ class Session(BaseSession):
 
     async def _close_store(self) -> None:
         await self._listener.stop()
+        self._ending = True
+        self._stop_idling()
         if self._drainer is not None:
             await finished(self._drainer)
-        self._quiet_until = 0.0
-        await self._drain()
+        await self._drain()  # what is left where the task was cancelled
         if self._timer is not None:
             self._timer.cancel()
         self._drop_connection()
@@ -168,34 +176,52 @@ class Session(BaseSession):
     # Calls
 
     def _start_draining(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._drainer is None:
-            self._drainer = self._loop.create_task(self._drain())
-            self._drainer.add_done_callback(self._drained)
+        self._drainer = self._loop.create_task(self._drain(), name="taskqueue-postgres")
+        self._drainer.add_done_callback(self._drained)
 
-    def _drained(self, drainer: "asyncio.Task[None]") -> None:
-        if self._drainer is drainer:  # it was cancelled, as at the end of asyncio.run
-            self._drainer = None
-            if self._calls and self._closing is None:
-                self._start_draining()
+    def _drained(self, _: "asyncio.Task[None]") -> None:
+        self._drainer = None
+        if self._calls and self._closing is None:  # it was cancelled, as at the end of asyncio.run
+            self._start_draining()
 
     async def _drain(self) -> None:
-        while self._calls or (self._changed and self._loop.time() >= self._quiet_until):
-            calls = self._next_calls()
-            if calls:
+        """Answer calls and tell of changes, until there have been none for a while."""
+        while True:
+            if self._calls and (calls := self._next_calls()):
                 await self._answer_all(calls)
-            if self._changed and self._loop.time() >= self._quiet_until:
+            if self._changed and (self._ending or self._loop.time() >= self._quiet_until):
                 await self._notify()
-        if self._changed:
-            self._timer = self._loop.call_at(self._quiet_until, self._start_draining)
-        self._drainer = None
+            elif not self._calls:
+                if self._ending:
+                    return
+                await self._idle_a_while()
+                if not (self._calls or self._changed or self._ending):
+                    return
+
+    async def _idle_a_while(self) -> None:
+        """Wait for a call, for the end, or until it is time to look again."""
+        when = self._quiet_until if self._changed else self._loop.time() + _LINGER_SECONDS
+        # The timer stays when calls come: to set one for each of them would take longer than to look too early.
+        if self._timer is None or self._timer.when() > when:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._time_is_up)
+        self._idle = self._loop.create_future()
+        try:
+            await self._idle
+        finally:
+            self._idle = None
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._stop_idling()
+
+    def _stop_idling(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _next_calls(self) -> list[_Call]:
-        """Take calls of one kind that can run as one, the kinds in turn."""
-        if not self._calls:
-            return []
+        """Take calls of one kind that can run as one, the kinds in turn, and one that the kind takes along."""
         kind = next(iter(self._calls))
         queue = self._calls.pop(kind)
         calls: list[_Call] = []
@@ -212,7 +238,17 @@ class Session(BaseSession):
             queue.popleft()
         if queue:
             self._calls[kind] = queue
+        if calls and kind.companion is not None and kind.companion in self._calls:
+            calls += self._first_of(kind.companion)
         return calls
+
+    def _first_of(self, kind: type[Operation[Any]]) -> list[_Call]:
+        """Take the first call of a kind; none if nobody wants its answer any more."""
+        queue = self._calls[kind]
+        call = queue.popleft()
+        if not queue:
+            del self._calls[kind]
+        return [] if call.answer.done() else [call]
 
     async def _answer_all(self, calls: Sequence[_Call]) -> None:
         try:
@@ -259,7 +295,7 @@ class Session(BaseSession):
         self._quiet_until = self._loop.time() + _NOTIFY_EVERY
         if self._connection is not None and not self._connection.closed:
             with suppress(Exception):  # a hint; who waits looks again all the same
-                await self._connection.fetch(_NOTIFY, self._channel)
+                await self._connection.execute(f'NOTIFY "{self._channel}"')  # without arguments: sent in one piece
 
     def _explained(self, error: BaseException) -> Exception | None:
         ours = isinstance(error, TaskQueueError) or not (driver_error(error) or isinstance(error, DamagedRow))

@@ -22,6 +22,7 @@ from taskqueue import (
     StoreUnavailable,
     Task,
     TaskExists,
+    TaskNotFound,
     TaskStatus,
     TooLarge,
 )
@@ -432,7 +433,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         original = getattr(_postgres_connection.Connection, name)
 
         async def watched(self: Any, statement: str, *arguments: Any, original: Any = original) -> Any:
-            if "pg_notify" not in statement:
+            if not statement.startswith("NOTIFY"):
                 sent.append(statement)
             return await original(self, statement, *arguments)
 
@@ -456,6 +457,50 @@ def test_calls_that_come_together_share_a_statement(run: Run, postgres_store: st
                 assert task is not None
                 assert task.value == (None if n % 2 else f"{n}".encode())
                 assert [failure.error for failure in task.failures] == ([f"{n}"] if n % 2 else [])
+
+    run(main())
+
+
+def test_a_claim_beside_completions_shares_their_statement(
+    run: Run, postgres_store: str, statements: list[str]
+) -> None:
+    async def main() -> None:
+        async with connected(postgres_store) as backend:
+            await backend.enqueue([new_task(f"{n:02}") for n in range(30)])
+            await backend.claim(now=NOW, limit=10, lease_expires_at=LEASE)
+            statements.clear()
+            *completed, claimed = await asyncio.gather(
+                *(backend.complete(f"{n:02}", 1, value=b"v", now=NOW) for n in range(10)),
+                backend.claim(now=NOW, limit=15, lease_expires_at=LEASE),
+            )
+            assert len(statements) == 1
+            assert completed == [None] * 10
+            assert [task.id for task in claimed] == [f"{n:02}" for n in range(10, 25)]
+            counts = await backend.counts()
+            assert [counts[TaskStatus(each)] for each in ("success", "running", "pending")] == [10, 15, 5]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kinds", [[StaleClaim, TaskNotFound], [StoreUnavailable] * 2], ids=["why", "nobody knows why"])
+def test_a_claim_beside_completions_that_are_refused_has_its_answer(
+    run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch, kinds: list[type]
+) -> None:
+    if StoreUnavailable in kinds:
+        monkeypatch.setattr(_postgres_operations, "_STATE", "SELECT * FROM nowhere WHERE id = ANY ($1::text[])")
+
+    async def main() -> None:
+        async with connected(postgres_store) as backend:
+            await backend.enqueue([new_task("a"), new_task("b")])
+            await backend.claim(now=NOW, limit=1, lease_expires_at=LEASE)
+            *refused, claimed = await asyncio.gather(
+                backend.complete("a", 2, value=b"", now=NOW),
+                backend.complete("unknown", 1, value=b"", now=NOW),
+                backend.claim(now=NOW, limit=5, lease_expires_at=LEASE),
+                return_exceptions=True,
+            )
+            assert [type(each) for each in refused] == kinds
+            assert [(task.id, task.attempts) for task in claimed] == [("b", 1)]
 
     run(main())
 
