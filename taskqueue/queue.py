@@ -42,6 +42,7 @@ URL_VARIABLE: Final = "TASKQUEUE_URL"
 DEFAULT_LEASE: Final = timedelta(seconds=30)
 
 _SHORTEST_DELAY: Final = timedelta(microseconds=1)
+_LONGEST_REST_SECONDS: Final = 1.0
 _RESULT_POLL_SECONDS: Final = 1.0
 _SECONDS_PER_LOOK: Final = 0.001
 _LOOKS_AT_ONCE: Final = 3
@@ -624,7 +625,7 @@ class TaskQueue:
         """Remove tasks that ended long ago, with their results. Pass exactly one of the arguments.
 
         Until then ended tasks and their results are kept, however old. Tasks that have not ended are never removed.
-        Works in batches, so other calls go on beside it.
+        Works in batches, and rests after each for as long as it took, so that others get their turn.
 
         Args:
             older_than: Remove what ended longer ago than this, by the queue's clock.
@@ -643,13 +644,15 @@ class TaskQueue:
         else:
             before = to_utc("finished_before", finished_before)
         backend = await self._ready()
+        loop = asyncio.get_running_loop()
         total = 0
         while True:
+            began = loop.time()
             removed = await backend.purge(finished_before=before, limit=_PAGE)
             total += removed
             if removed < _PAGE:
                 return total
-            await asyncio.sleep(0)
+            await asyncio.sleep(min(loop.time() - began, _LONGEST_REST_SECONDS))
 
     # ---------------------------------------------------------------- for workers
 

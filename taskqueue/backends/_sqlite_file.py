@@ -58,12 +58,18 @@ class Identity(NamedTuple):
 
 
 class StoreFile:
-    """An open connection to a store, used by one thread at a time. Every method may block, if it is not made quick.
+    """An open connection to a store, used by one thread at a time. Every method may block.
+
+    It waits for no lock itself: a statement for which another connection's lock is in the way is refused at once, with
+    an error that ``is_busy`` knows.
 
     Args:
         path: The absolute path. A missing file is created, readable by its owner only.
         synchronous: The pragma of that name.
-        busy_timeout: How many seconds to wait for a lock that another connection holds.
+        busy_timeout: How many seconds to wait here for a lock that another connection holds.
+
+    Attributes:
+        busy_timeout: The same, for those who wait elsewhere.
 
     Raises:
         IncompatibleStore: What is there is no taskqueue's, or a newer one's. It has not been touched.
@@ -91,7 +97,6 @@ class StoreFile:
             )
             try:
                 _patiently(lambda: _prepare(self.db, path, synchronous), busy_timeout)
-                self.db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
                 self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
                 # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
                 real = os.path.realpath(path)  # beside which SQLite has put them
@@ -109,21 +114,15 @@ class StoreFile:
         except BaseException:
             _unregister(self._identity)
             raise
-        self._busy_timeout = busy_timeout
-        self._quick = False
+        self.busy_timeout = busy_timeout
+        self._checkpoints = True
         _FILES.add(self)
 
-    def be_quick(self, quick: bool) -> None:  # noqa: FBT001 - a setting
-        """Set whether the connection waits for nothing: neither for a lock, nor for the log to be copied to the file.
-
-        A call that would have to wait for a lock is refused with an error that ``is_busy`` knows. What has been
-        written stays in the log until ``checkpoint``, or until a connection that is not quick writes.
-        """
-        if quick != self._quick:
-            milliseconds, pages = (0, 0) if quick else (int(self._busy_timeout * 1000), _CHECKPOINT_PAGES)
-            self.db.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            self.db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-            self._quick = quick
+    def set_checkpoints(self, on: bool) -> None:  # noqa: FBT001 - a setting
+        """Set whether a commit now and then copies the log to the file, which may take long; on at first."""
+        if on != self._checkpoints:
+            self.db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if on else 0}")
+            self._checkpoints = on
 
     def checkpoint(self) -> None:
         """Copy the log to the file, as far as nobody reads it, so that it is written from its beginning again."""

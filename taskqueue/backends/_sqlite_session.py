@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from taskqueue.backends._rows import DamagedRow
 from taskqueue.backends._session import BaseSession, finished
 from taskqueue.backends._sqlite_changes import announce
-from taskqueue.backends._sqlite_commit import execute
-from taskqueue.backends._sqlite_file import StoreFile, is_busy, unavailable
+from taskqueue.backends._sqlite_commit import execute, execute_patiently, refused_as_busy
+from taskqueue.backends._sqlite_file import StoreFile, unavailable
 from taskqueue.backends._sqlite_fork import running
 from taskqueue.backends._sqlite_lookout import Lookout
 from taskqueue.backends._sqlite_operations import Operation
@@ -123,7 +123,7 @@ class Session(BaseSession):
         quick.took(self._loop.time() - began, wrote=result is not None and result.changed)
         busy: list[_Call] = []
         for call, outcome in zip(calls, self._outcomes(calls, result, error), strict=True):
-            if isinstance(outcome, sqlite3.Error) and is_busy(outcome):
+            if refused_as_busy(outcome):
                 busy.append(call)
             else:
                 self._answer(call.answer, outcome)
@@ -161,14 +161,14 @@ class Session(BaseSession):
 
     def _execute(self, operations: Sequence[Operation[Any]], *, quick: bool) -> _Done:
         file = self._thread.file
-        file.be_quick(quick)
+        file.set_checkpoints(not quick)
         file.check_in_place()
         # Before the operations: a change that comes after it was read must not count as seen. Only reads pay for it,
         # since who waits has read before.
         reads = not all(operation.writes for operation in operations)
         version = file.db.execute("PRAGMA data_version").fetchone()[0] if reads else None
         changes = file.db.total_changes
-        outcomes = execute(file.db, operations)
+        outcomes = execute(file.db, operations) if quick else execute_patiently(file.db, operations, file.busy_timeout)
         changed = file.db.total_changes != changes
         if changed:
             file.check_present()  # before anything is acknowledged
