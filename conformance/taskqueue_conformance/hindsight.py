@@ -257,7 +257,7 @@ class _Retrial:
         except _REFUSALS as refusal:
             return self._refusal(call, refusal)
         if isinstance(call.answer, BaseException):
-            return Breach(_unwanted(call), call, expected)
+            return Breach(_unwanted(call), call, _page_of(call, expected))
         broken = self._compare(call, expected)
         return None if broken is None else Breach(broken, call, expected)
 
@@ -451,6 +451,12 @@ def _wrong_choice(expected: Sequence[Task], actual: Sequence[Task], *, now: date
     if len(got) > limit or len(got) < len(wanted):
         return "E2"
     return "C1" if extra and len(got) > len(wanted) else "C3"
+
+
+def _page_of(call: Call, expected: Any) -> Any:
+    """Return the part of a list that the call had asked for, as far as that can be told."""
+    limit = call.arguments.get("limit")
+    return expected[:limit] if isinstance(expected, list) and call.arguments.get("after") is None else expected
 
 
 def _unwanted(call: Call) -> str:

@@ -210,6 +210,8 @@ class CheckItem(pytest.Item):
         requirement = REQUIREMENTS[self.broken_by(error)]
         raised = error.__cause__ if isinstance(error, Violation) else error
         places = [] if raised is None or isinstance(raised, Violation) else _places(raised)
+        if raised is error and not places:
+            places = traceback.extract_tb(error.__traceback__)[-1:]  # raised by the suite itself
         told: dict[str, Any] = {
             "requirement": requirement.id,
             "where": "",
@@ -290,8 +292,7 @@ def _places(error: BaseException) -> list[traceback.FrameSummary]:
         if os.sep + "asyncio" + os.sep not in frame.filename
     ]
     suite = [number for number, frame in enumerate(frames) if frame.filename.startswith(_OUR_FOLDER)]
-    backend = frames[suite[-1] + 1 :] if suite else frames
-    return (backend or frames[-1:])[-_FRAMES:]
+    return (frames[suite[-1] + 1 :] if suite else frames)[-_FRAMES:]
 
 
 @contextlib.contextmanager

@@ -91,8 +91,10 @@ def _complaint(name: str) -> str | None:
     plain = re.sub(r"[-_.]+", "-", name)
     installed = {re.sub(r"[-_.]+", "-", each.name).lower() for each in distributions() if each.name}
     fit = re.fullmatch(r"[a-z][a-z0-9_]*", name)
+    better = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")
+    hint = f". {better!r} would do" if better else ""
     reasons = (
-        (not fit, "is not fit for a package: small letters, digits and underscores, beginning with a letter"),
+        (not fit, f"is not fit for a package: small letters, digits and underscores, beginning with a letter{hint}"),
         (keyword.iskeyword(name) or keyword.issoftkeyword(name), "is a word of Python itself"),
         (name in sys.stdlib_module_names, "is a module of Python's standard library, which the package would hide"),
         (name in {"tests", "conformance"}, "is the name of a folder that means something else here"),

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from taskqueue_conformance.suite import required_checks
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "lmdb_backend.py"
@@ -39,7 +42,7 @@ def conformance(folder: Path, target: str, *options: str) -> Run:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", f"--conformance={target}", f"--conformance-report={report}", *options],
             cwd=folder,
-            env=environment | {"LMDB_BACKEND_FOLDER": stores},
+            env=environment | {"LMDB_BACKEND_FOLDER": stores, "COLUMNS": "100"},
             capture_output=True,
             text=True,
             timeout=300,
@@ -154,6 +157,40 @@ def test_the_pages_skeleton_runs_and_passes_nothing(tmp_path: Path) -> None:
     assert "passed" not in run.outcomes.values()
 
 
+def test_a_run_of_the_skeleton_prints_what_the_page_says(tmp_path: Path) -> None:
+    skeleton = next(block for block in _blocks("python") if "raise NotImplementedError" in block)
+    (tmp_path / "my_backend.py").write_text(skeleton, encoding="utf-8")
+    (shown,) = (block for block in _blocks("console") if "--conformance=my_backend:make_backend -x" in block)
+
+    run = conformance(tmp_path, "my_backend:make_backend", "-x")
+
+    assert _missing(shown, run.output) == []
+
+
+def test_a_failure_reads_as_on_the_page(tmp_path: Path) -> None:
+    right, wrong = "lease_expires_at=max(lease_expires_at, _lease(task))", "lease_expires_at=lease_expires_at"
+    source = EXAMPLE.read_text(encoding="utf-8")
+    assert right in source
+    (tmp_path / "lmdb_backend.py").write_text(source.replace(right, wrong), encoding="utf-8")
+    (shown,) = (block for block in _blocks("console") if "-k L2- --tb=short" in block)
+
+    run = conformance(tmp_path, "lmdb_backend:make_backend", "conformance/edges", "-k", "L2-", "--tb=short")
+
+    assert _missing(shown, run.output) == []
+
+
+def test_the_numbers_of_the_page_are_those_of_the_suite() -> None:
+    checks = required_checks().values()
+    by_requirement = Counter(check.requirement for check in checks)
+    page = PAGE.read_text(encoding="utf-8")
+
+    assert set(re.findall(r"collected (\d+) items\n", page)) == {str(len(checks))}
+    assert set(re.findall(r"passed \d+ of (\d+) checks of version", page)) == {str(len(checks))}
+    rows = re.findall(r"^([A-Z]+\d?) +\S.* \d+/(\d+)  ", page, re.MULTILINE)
+    assert {requirement for requirement, _ in rows} == set(by_requirement)
+    assert {(requirement, int(number)) for requirement, number in rows} == set(by_requirement.items())
+
+
 def test_the_pages_harness_cleans_up(tmp_path: Path) -> None:
     harness = next(block for block in _blocks("python") if "class Harness" in block)
     harness = harness.replace("mkdtemp(", f"mkdtemp(dir={str(tmp_path / 'kept')!r}, ")
@@ -176,6 +213,19 @@ def test_what_the_page_shows_of_the_example_is_in_it() -> None:
     assert quoted
     for block in quoted:
         assert block in source
+
+
+def _missing(shown: str, output: str) -> list[str]:
+    """Return the lines of a block that do not come in this order in the output, but for times, places and rules."""
+    printed = iter(_told(output))
+    lines = [line for line in _told(shown) if line and line != "…" and not line.startswith("$ ")]
+    return [line for line in lines if line not in printed]
+
+
+def _told(text: str) -> list[str]:
+    text = re.sub(r"\d+\.\d+ ?s", "1 s", text)
+    text = re.sub(r"\S+/(\w+\.py:\d+)", r"\1", text)
+    return [line.strip("=_! ") for line in text.splitlines()]
 
 
 def _blocks(language: str) -> list[str]:

@@ -261,3 +261,12 @@ def test_a_task_that_is_claimed_again_before_its_attempt_has_failed_has_two_hold
         record.end(other, None)
     breach = first_breach(record.calls)
     assert (breach is not None and breach.requirement == "C1") is not failed
+
+
+def test_what_a_call_should_have_answered_is_what_it_asked_for() -> None:
+    record = recorded(ENQUEUED, ("tasks", {"status": None, "after": None, "limit": 1}, IndexError("page[-1]")))
+    breach = first_breach(record.calls)
+    assert breach is not None
+    assert breach.requirement == "LISTING"
+    assert breach.expected == [A]
+    assert str(breach).splitlines()[1] == "raised IndexError"

@@ -116,7 +116,7 @@ def test_the_stages_have_every_method_once_and_are_those_of_the_guide_and_the_re
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("my-package", "not fit for a package"),
+        ("my-package", "not fit for a package: .*'my_package' would do"),
         ("My", "not fit for a package"),
         ("2nd", "not fit for a package"),
         ("../up", "not fit for a package"),
