@@ -11,7 +11,6 @@ from taskqueue.backends._sqlite_file import is_busy
 from taskqueue.backends._sqlite_operations import Complete, Enqueue, Operation, complete_all, enqueue_all
 from taskqueue.errors import TaskQueueError
 
-
 _PAUSE_SECONDS: Final = 0.001
 _LATER_PAUSE_SECONDS: Final = 0.01
 _PAUSES_BEFORE_LATER: Final = 1000
