@@ -77,6 +77,8 @@ class Connection:
         self._driver = driver
         self._pooled = server.pooled
         self._seconds = server.statement_timeout + _GRACE_SECONDS
+        # The driver's own cache is a longer way for each statement.
+        self._prepared: dict[str, Any] = {}
 
     @classmethod
     async def open(cls, server: Server) -> Self:
@@ -113,52 +115,69 @@ class Connection:
             ConnectionLost: Whether it was executed is unknown.
             asyncpg.PostgresError: It was refused; nothing has changed.
         """
-        rows: Sequence[Row] = await self._guarded(self._fetch(statement, arguments))
+        try:
+            if self._pooled:
+                async with _Transaction(self._driver, self._seconds):
+                    rows: Sequence[Row] = await self._driver.fetch(statement, *arguments, timeout=self._seconds)
+            else:
+                prepared = self._prepared.get(statement) or await self._prepare(statement)
+                rows = await prepared.fetch(*arguments, timeout=self._seconds)
+        except BaseException as error:
+            self._end_after(error)
+            raise
         return rows
 
     async def execute(self, statement: str, *arguments: Any) -> int:
         """Execute a statement in a transaction of its own and return how many rows it changed. Raises as `fetch`."""
-        status: str = await self._guarded(self._execute(statement, arguments))
+        try:
+            if self._pooled:
+                async with _Transaction(self._driver, self._seconds):
+                    status: str = await self._driver.execute(statement, *arguments, timeout=self._seconds)
+            elif arguments:
+                prepared = self._prepared.get(statement) or await self._prepare(statement)
+                await prepared.fetch(*arguments, timeout=self._seconds)
+                status = prepared.get_statusmsg()
+            else:
+                status = await self._driver.execute(statement, timeout=self._seconds)
+        except BaseException as error:
+            self._end_after(error)
+            raise
         return int(status.rpartition(" ")[2]) if status[-1:].isdecimal() else 0
 
     async def listen(self, channel: str, heard: Callable[[], None], ended: Callable[[], None]) -> None:
         """Have ``heard`` called for every notification on a channel, and ``ended`` when the connection ends."""
         self._driver.add_termination_listener(lambda *_: ended())
-        await self._guarded(self._driver.add_listener(channel, lambda *_: heard()))
+        try:
+            await self._driver.add_listener(channel, lambda *_: heard())
+        except BaseException as error:
+            self._end_after(error)
+            raise
 
     def terminate(self) -> None:
         """Say good-bye and close at once, also where nobody answers. Idempotent."""
         if not self._driver.is_closed():
             self._driver.terminate()
 
-    async def _fetch(self, statement: str, arguments: Sequence[Any]) -> Any:
-        if not self._pooled:
-            return await self._driver.fetch(statement, *arguments, timeout=self._seconds)
-        async with _Transaction(self._driver, self._seconds):
-            return await self._driver.fetch(statement, *arguments, timeout=self._seconds)
+    async def _prepare(self, statement: str) -> Any:
+        prepared = self._prepared[statement] = await self._driver.prepare(statement, timeout=self._seconds)
+        return prepared
 
-    async def _execute(self, statement: str, arguments: Sequence[Any]) -> Any:
-        if not self._pooled:
-            return await self._driver.execute(statement, *arguments, timeout=self._seconds)
-        async with _Transaction(self._driver, self._seconds):
-            return await self._driver.execute(statement, *arguments, timeout=self._seconds)
+    def _end_after(self, error: BaseException) -> None:
+        """Close the connection after an error that leaves it in an unknown state.
 
-    async def _guarded(self, answer: Any) -> Any:
-        try:
-            return await answer
-        except asyncpg.PostgresError as error:
+        Raises:
+            ConnectionLost: That it has ended, or is of no use any more, is what the error says.
+        """
+        if isinstance(error, asyncpg.InvalidCachedStatementError):
+            self._prepared.clear()  # the table has been changed
+        elif isinstance(error, asyncpg.PostgresError):
             if str(error.sqlstate).startswith(_DISCONNECTING):
                 self.terminate()
                 raise ConnectionLost(reason(error)) from error
-            raise
-        except asyncpg.DataError:  # an argument that could not be encoded, so nothing was sent
-            raise
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        else:
             self.terminate()
-            raise ConnectionLost(reason(error)) from error
-        except BaseException:
-            self.terminate()
-            raise
+            if isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+                raise ConnectionLost(reason(error)) from error
 
 
 class _Transaction:
@@ -186,7 +205,9 @@ def transient(error: BaseException) -> bool:
 
 
 def retriable(error: BaseException) -> bool:
-    """Whether a statement was rolled back for the sake of another one, and may be sent again."""
+    """Whether a statement was rolled back for the sake of another one, or not begun, and may be sent again."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return True
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _RETRIABLE
 
 

@@ -82,9 +82,9 @@ class Operation(Generic[T]):
     companion: ClassVar["type[Operation[Any]] | None"] = None
 
     @property
-    def keys(self) -> Sequence[str]:
-        """The ids of which only one may be in a group."""
-        return ()
+    def key(self) -> str | None:
+        """What only one operation of a group may have; None where there is no such thing."""
+        return None
 
     @property
     def size(self) -> int:
@@ -164,6 +164,8 @@ class Enqueue(Operation[None]):
     async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
         """Insert the rows of all calls; if an id is known, find out which calls that concerns, and insert the rest."""
         ids = [row[0] for operation in operations for row in operation.rows]
+        if len(ids) == 1:
+            return [await cls._insert_one(db, table, *operations[0].rows)]
         # A list that cannot be stored is refused with all the ids that are wrong in it, hence the look.
         known = await cls._known(db, table, ids) if len(set(ids)) < len(ids) else frozenset()
         while True:
@@ -180,10 +182,16 @@ class Enqueue(Operation[None]):
         return frozenset(row[0] for row in await db.fetch(table.sql(KNOWN), ids))
 
     @staticmethod
+    async def _insert_one(db: Connection, table: Table, row: Sequence[Any]) -> TaskExists | None:
+        try:
+            await db.execute(table.sql(_INSERT_ONE), *row)
+        except UniqueViolation:
+            return TaskExists((row[0],))
+        return None
+
+    @staticmethod
     async def _insert(db: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) == 1:
-            await db.execute(table.sql(_INSERT_ONE), *rows[0])
-        elif rows:
+        if rows:
             alike = rows[0][1:-1]
             if all(row[1:-1] == alike for row in rows):
                 # As from `enqueue_many`. The driver takes as long for an element of an array as the server for a row.
@@ -321,8 +329,8 @@ class _OfOneTask(Operation[T]):
     task_id: str
 
     @property
-    def keys(self) -> Sequence[str]:
-        return (self.task_id,)
+    def key(self) -> str:
+        return self.task_id
 
 
 def _refusal(task_id: str, attempt: int, state: Row | None, *, holding: bool = False) -> Exception | None:

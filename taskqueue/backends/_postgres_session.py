@@ -155,9 +155,7 @@ class Session(BaseSession):
             self._connection = None
 
     async def _reconnect(self) -> Connection:
-        """Return an open connection; where the server is not there yet, try until the time for connecting is up."""
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
+        """Open a connection; where the server is not there yet, try until the time for connecting is up."""
         self._connection = None
         deadline = self._loop.time() + self._server.connect_timeout
         delay = _FIRST_DELAY
@@ -228,13 +226,15 @@ class Session(BaseSession):
         keys: set[str] = set()
         room = _LARGEST_BATCH_BYTES
         while queue and len(calls) < (_LARGEST_BATCH if kind.groups else 1):
-            operation, answer = queue[0]
-            if not answer.done():
-                room -= operation.size
-                if calls and (room < 0 or not keys.isdisjoint(operation.keys)):
+            call = queue[0]
+            if not call.answer.done():
+                room -= call.operation.size
+                key = call.operation.key
+                if calls and (room < 0 or key in keys):
                     break
-                keys.update(operation.keys)
-                calls.append(queue[0])
+                if key is not None:
+                    keys.add(key)
+                calls.append(call)
             queue.popleft()
         if queue:
             self._calls[kind] = queue
@@ -278,7 +278,9 @@ class Session(BaseSession):
         kind = type(operations[0])
         lost = deadlocks = 0
         while True:
-            connection = await self._reconnect()
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = await self._reconnect()
             try:
                 return await kind.run(connection, self.table, operations)
             except ConnectionLost:
