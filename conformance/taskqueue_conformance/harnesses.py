@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -38,8 +39,6 @@ class MemoryHarness(BaseHarness):
 class SQLiteHarness(BaseHarness):
     """``--conformance=sqlite``: files in a temporary directory, which goes when the run ends.
 
-    Applications use aiosqlite.
-
     That SQLite syncs them before it acknowledges is a check of its own (``kills``), which counts the calls.
     """
 
@@ -72,16 +71,14 @@ class SQLiteHarness(BaseHarness):
     @contextlib.asynccontextmanager
     async def transaction(self, store: str) -> AsyncIterator[Any]:
         """Begin a transaction with a connection of its own."""
-        import aiosqlite  # noqa: PLC0415 - not before it is needed
-
-        async with aiosqlite.connect(self._path(store)) as connection:
-            await connection.execute("BEGIN")
+        with contextlib.closing(sqlite3.connect(self._path(store), isolation_level=None)) as connection:
+            connection.execute("BEGIN")
             try:
                 yield connection
             except BaseException:
-                await connection.rollback()
+                connection.rollback()
                 raise
-            await connection.commit()
+            connection.commit()
 
     def _path(self, store: str) -> Path:
         return Path(os.environ[self._FOLDER]) / f"{store}.db"

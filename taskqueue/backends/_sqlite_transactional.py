@@ -2,11 +2,10 @@
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
-
-import aiosqlite
 
 from taskqueue.backends._sqlite_operations import enqueue
 from taskqueue.errors import InvalidArgument
@@ -38,7 +37,7 @@ async def enqueue_on(connection: Any, path: str, tasks: Iterable[Task]) -> None:
 
     if isinstance(connection, sqlite3.Connection):
         insert(connection)  # in this thread: most connections refuse to be used in another one
-    elif isinstance(connection, aiosqlite.Connection):
+    elif _is_of_aiosqlite(connection):
         # aiosqlite has no public method that runs a function in its thread.
         execute: Any = connection._execute  # noqa: SLF001 - see above
         await execute(insert, connection._conn)  # noqa: SLF001 - the same
@@ -46,6 +45,11 @@ async def enqueue_on(connection: Any, path: str, tasks: Iterable[Task]) -> None:
         raise InvalidArgument(
             "connection", connection, "pass a connection of sqlite3 or aiosqlite to this queue's file"
         )
+
+
+def _is_of_aiosqlite(connection: object) -> bool:
+    aiosqlite = sys.modules.get("aiosqlite")  # who has a connection has imported it, and nobody else needs it
+    return aiosqlite is not None and isinstance(connection, aiosqlite.Connection)
 
 
 def _check_file(connection: object, db: sqlite3.Connection, path: str) -> None:
