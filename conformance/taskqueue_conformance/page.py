@@ -37,6 +37,8 @@ _MEANINGS: Final[Mapping[str, str]] = {
     Verdict.NOT_CONFORMANT: "At least one required check failed.",
     Verdict.INCOMPLETE: "No check failed, but not all that are required ran: nothing is proved yet.",
 }
+_DECIDED: Final = "Every required check that applies and could be decided here ran, and passed."
+"""What ``CONFORMANT`` means where some were not verified."""
 _LAYERS: Final[Mapping[str, str]] = {
     "scenarios": "the features, step by step, through a queue and its worker under frozen time",
     "edges": "every method and every refusal at its exact boundaries",
@@ -122,7 +124,7 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     features = {feature["file"]: feature for feature in report["features"]}
     told: set[str] = set()
     return {
-        "meaning": _MEANINGS[report["verdict"]],
+        "meaning": _meaning(report["verdict"], checks),
         "sentence": _sentence(checks),
         "anchors": _anchors(checks),
         "passed": sum(check["outcome"] == Outcome.PASSED for check in checks),
@@ -151,6 +153,11 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "titles": {check["id"]: check["title"] for check in checks},
         "requirement_titles": {each["id"]: each["title"] for each in report["requirements"]},
     }
+
+
+def _meaning(verdict: str, checks: Iterable[Mapping[str, Any]]) -> str:
+    undecided = any(check["outcome"] == Outcome.NOT_VERIFIED for check in checks)
+    return _DECIDED if verdict == Verdict.CONFORMANT and undecided else _MEANINGS[verdict]
 
 
 def _others(checks: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -86,7 +86,7 @@ def test_a_sync_that_comes_later_is_not_verified(syncs_on: CheckOn) -> None:
 
 
 def test_a_store_in_no_file_is_not_verified(syncs_on: CheckOn) -> None:
-    with pytest.raises(NotVerified, match="wrote to no file in which their payload is found"):
+    with pytest.raises(NotVerified, match="the payload is in no file that the processes wrote"):
         syncs_on("Elsewhere")
 
 

@@ -285,6 +285,19 @@ def test_where_all_that_was_claimed_passed_nothing_is_red() -> None:
     assert "NOT" not in lacking
 
 
+def test_a_conformant_page_does_not_say_that_everything_passed_where_something_was_not_verified() -> None:
+    report = conformant(not_claimed=None)
+    first = next(checks(report))
+    first |= {"outcome": "not verified", "message": "could not be seen here"}
+    parsed = Parsed(page.render(report))
+    (header,) = parsed.all("header")
+    total = len(list(checks(report)))
+    assert "Every required check that applies and could be decided here ran, and passed." in parsed.text(header)
+    assert f"{total - 1} of {total} checks passed, 1 not verified." in parsed.text(header)
+    (section,) = [each for each in parsed.all("section") if each.get("id") == "undecided"]
+    assert "could not be seen here" in parsed.text(section)
+
+
 def test_what_is_not_proved_is_shown_and_is_not_green(passed: Any) -> None:
     parsed = Parsed(page.render(passed))
     lacking = [check for check in checks(passed) if check["outcome"] == "not claimed"]

@@ -44,7 +44,7 @@ async def acknowledged_is_synced(lab: Lab) -> None:
     missing = [each.method for each in writes if not each.synced]
     lab.notes |= {"writes": len(writes), "synced": len(writes) - len(missing)}
     if not writes:
-        raise NotVerified("the processes wrote to no file in which their payload is found: the store is kept elsewhere")
+        raise NotVerified("the payload is in no file that the processes wrote: it is kept elsewhere, or not as it is")
     if not any(each.synced for each in _later_writes(seen)) and any(e.method == "close" and e.synced for e in seen):
         raise NotVerified("files are synced, but later than calls return: a loss of power may take some of them back")
     expect(
