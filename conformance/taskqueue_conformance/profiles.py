@@ -58,7 +58,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
 
 
 def soak_check(
-    checks: Mapping[str, Check], setting: Setting, *, minutes: float, progress: Callable[[str], None]
+    checks: Mapping[str, Check], setting: Setting, *, minutes: float, progress: Callable[[str, bool], None]
 ) -> Check:
     """Return the check that runs the random layers with new seeds until the time is up or one of them fails.
 
@@ -66,9 +66,11 @@ def soak_check(
         checks: Every required check.
         setting: What the run's checks share; the seeds follow on its seed.
         minutes: How long to go on.
-        progress: Told, after each check, where things are.
+        progress: Told, before each check, where things are, and whether a new seed begins.
     """
-    tireless = [each for each in checks.values() if each.layer in RANDOM_LAYERS]
+    tireless = [
+        each for each in checks.values() if each.layer in RANDOM_LAYERS and each.needs <= setting.harness.capabilities
+    ]
 
     async def run(lab: Lab) -> None:
         loop = asyncio.get_running_loop()
@@ -76,14 +78,12 @@ def soak_check(
         runs, seed = 0, setting.seed
         while True:
             seed += 1
-            for each in tireless:
+            for number, each in enumerate(tireless):
                 spent = (loop.time() - began) / 60
                 if spent >= minutes and runs:
                     lab.notes.update(seeds=seed - setting.seed, runs=runs)
                     return
-                progress(f"soak: {spent:.1f} of {minutes:g} min, {runs} runs, seed {seed}, {each.id}")
-                if not each.needs <= setting.harness.capabilities:
-                    continue
+                progress(f"soak: {spent:.1f} of {minutes:g} min, {runs} runs, seed {seed}, {each.id}", not number)
                 await _once(each, Setting(setting.harness, setting.target, seed, setting.effort), lab)
                 runs += 1
 

@@ -271,7 +271,7 @@ class ConformanceRun:
         checks = [check for check in wanted if self.profile.wants(check, self.checks)]
         return Layer.make(session, name, checks=checks, setting=self.setting)
 
-    def _show_progress(self, line: str) -> None:
+    def _show_progress(self, line: str, new_seed: bool) -> None:  # noqa: FBT001 - what a callback is told
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None or self.worker:
@@ -279,7 +279,7 @@ class ConformanceRun:
         with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
             if reporter.isatty:
                 reporter.rewrite(line, erase=True)
-            else:
+            elif new_seed:
                 reporter.line(line)
 
     def _selected(self, check: Check) -> bool:
