@@ -77,8 +77,12 @@ class Connection:
         self._driver = driver
         self._pooled = server.pooled
         self._seconds = server.statement_timeout + _GRACE_SECONDS
-        # The driver's own cache is a longer way for each statement.
+        # The driver's own cache is a longer way for each statement, and so would be a timer for each.
         self._prepared: dict[str, Any] = {}
+        self._loop = asyncio.get_running_loop()
+        self._began: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._overdue = False
 
     @classmethod
     async def open(cls, server: Server) -> Self:
@@ -121,28 +125,26 @@ class Connection:
                     rows: Sequence[Row] = await self._driver.fetch(statement, *arguments, timeout=self._seconds)
             else:
                 prepared = self._prepared.get(statement) or await self._prepare(statement)
-                rows = await prepared.fetch(*arguments, timeout=self._seconds)
+                self._begin()
+                rows = await prepared.fetch(*arguments)
         except BaseException as error:
             self._end_after(error)
             raise
+        finally:
+            self._began = None
         return rows
 
-    async def execute(self, statement: str, *arguments: Any) -> int:
-        """Execute a statement in a transaction of its own and return how many rows it changed. Raises as `fetch`."""
+    async def execute(self, statement: str) -> None:
+        """Execute a statement without arguments, once: it is not prepared. Raises as `fetch`."""
         try:
             if self._pooled:
                 async with _Transaction(self._driver, self._seconds):
-                    status: str = await self._driver.execute(statement, *arguments, timeout=self._seconds)
-            elif arguments:
-                prepared = self._prepared.get(statement) or await self._prepare(statement)
-                await prepared.fetch(*arguments, timeout=self._seconds)
-                status = prepared.get_statusmsg()
+                    await self._driver.execute(statement, timeout=self._seconds)
             else:
-                status = await self._driver.execute(statement, timeout=self._seconds)
+                await self._driver.execute(statement, timeout=self._seconds)
         except BaseException as error:
             self._end_after(error)
             raise
-        return int(status.rpartition(" ")[2]) if status[-1:].isdecimal() else 0
 
     async def listen(self, channel: str, heard: Callable[[], None], ended: Callable[[], None]) -> None:
         """Have ``heard`` called for every notification on a channel, and ``ended`` when the connection ends."""
@@ -155,6 +157,9 @@ class Connection:
 
     def terminate(self) -> None:
         """Say good-bye and close at once, also where nobody answers. Idempotent."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if not self._driver.is_closed():
             self._driver.terminate()
 
@@ -162,12 +167,31 @@ class Connection:
         prepared = self._prepared[statement] = await self._driver.prepare(statement, timeout=self._seconds)
         return prepared
 
+    def _begin(self) -> None:
+        """Take note of when a statement is sent."""
+        self._began = self._loop.time()
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        """Close the connection if the answer to a statement is overdue; otherwise look again when it would be."""
+        self._watch = None
+        if self._began is not None:
+            left = self._began + self._seconds - self._loop.time()
+            if left > 0:
+                self._watch = self._loop.call_later(left, self._look)
+            else:
+                self._overdue = True
+                self.terminate()
+
     def _end_after(self, error: BaseException) -> None:
         """Close the connection after an error that leaves it in an unknown state.
 
         Raises:
             ConnectionLost: That it has ended, or is of no use any more, is what the error says.
         """
+        if self._overdue and isinstance(error, Exception):
+            raise ConnectionLost("no answer in time") from error
         if isinstance(error, asyncpg.InvalidCachedStatementError):
             self._prepared.clear()  # the table has been changed
         elif isinstance(error, asyncpg.PostgresError):

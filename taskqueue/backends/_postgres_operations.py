@@ -184,7 +184,7 @@ class Enqueue(Operation[None]):
     @staticmethod
     async def _insert_one(db: Connection, table: Table, row: Sequence[Any]) -> TaskExists | None:
         try:
-            await db.execute(table.sql(_INSERT_ONE), *row)
+            await db.fetch(table.sql(_INSERT_ONE), *row)
         except UniqueViolation:
             return TaskExists((row[0],))
         return None
@@ -195,9 +195,9 @@ class Enqueue(Operation[None]):
             alike = rows[0][1:-1]
             if all(row[1:-1] == alike for row in rows):
                 # As from `enqueue_many`. The driver takes as long for an element of an array as the server for a row.
-                await db.execute(table.sql(_INSERT_ALIKE), [row[0] for row in rows], *alike, [row[-1] for row in rows])
+                await db.fetch(table.sql(_INSERT_ALIKE), [row[0] for row in rows], *alike, [row[-1] for row in rows])
             else:
-                await db.execute(table.sql(_INSERT), *map(list, zip(*rows, strict=True)))
+                await db.fetch(table.sql(_INSERT), *map(list, zip(*rows, strict=True)))
 
 
 def _accepted(
@@ -361,6 +361,7 @@ _COMPLETE_ONE: Final = """
     UPDATE @tasks
     SET status = 'success', value = $3, finished_at = $4, lease_expires_at = NULL
     WHERE id = $1 AND status = 'running' AND attempts = $2
+    RETURNING id
 """
 
 
@@ -441,7 +442,7 @@ class Complete(_OfOneTask[None]):
     async def _complete(db: Connection, table: Table, calls: "Sequence[Complete]") -> Mapping[str, Any]:
         if len(calls) == 1:
             (call,) = calls
-            return {call.task_id: _DONE} if await db.execute(table.sql(_COMPLETE_ONE), *call.row) else {}
+            return {call.task_id: _DONE} if await db.fetch(table.sql(_COMPLETE_ONE), *call.row) else {}
         done = await db.fetch(table.sql(_COMPLETE), *_columns(call.row for call in calls))
         return {row[0]: _DONE for row in done}
 
@@ -735,14 +736,18 @@ class Counts(Operation[Mapping[TaskStatus, int]]):
 
 
 _PURGE: Final = """
-    DELETE FROM @tasks
-    WHERE seq = ANY (ARRAY (
-        SELECT seq FROM @tasks
-        WHERE finished_at < $1
-        ORDER BY finished_at
-        LIMIT $2
-        FOR UPDATE
-    ))
+    WITH removed AS (
+        DELETE FROM @tasks
+        WHERE seq = ANY (ARRAY (
+            SELECT seq FROM @tasks
+            WHERE finished_at < $1
+            ORDER BY finished_at
+            LIMIT $2
+            FOR UPDATE
+        ))
+        RETURNING seq
+    )
+    SELECT count(*) FROM removed
 """
 
 
@@ -757,7 +762,9 @@ class Purge(Operation[int]):
     async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
         """Lock and delete them in one statement."""
         (call,) = operations
-        return [await db.execute(table.sql(_PURGE), microseconds(call.finished_before), _integer(call.limit))]
+        arguments = microseconds(call.finished_before), _integer(call.limit)
+        ((removed,),) = await db.fetch(table.sql(_PURGE), *arguments)
+        return [removed]
 
 
 def _tasks(rows: Iterable[Row]) -> list[Task]:

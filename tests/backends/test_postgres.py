@@ -359,6 +359,38 @@ def test_a_statement_that_waits_too_long_changes_nothing(run: Run, postgres_stor
     run(main())
 
 
+def test_an_answer_that_does_not_come_in_time_is_given_up(
+    run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_postgres_connection, "_GRACE_SECONDS", -19.9)  # the server itself would take longer
+
+    async def main() -> None:
+        async with connected(postgres_store, statement_timeout=20.0) as backend, raw(postgres_store) as other:
+            await backend.enqueue([new_task("a")])
+            await backend.claim(now=NOW, limit=1, lease_expires_at=LEASE)
+            async with other.transaction():
+                await other.execute(f"SELECT 1 FROM {schema_of(postgres_store)}.tasks FOR UPDATE")
+                with pytest.raises(StoreUnavailable, match="no answer in time; the call may have happened or not"):
+                    await backend.complete("a", 1, value=b"", now=NOW)
+            monkeypatch.undo()
+            assert (await backend.get("a")) is not None
+
+    run(main())
+
+
+def test_a_table_that_was_changed_is_used_on(run: Run, postgres_store: str) -> None:
+    async def main() -> None:
+        async with connected(postgres_store) as backend, raw(postgres_store) as admin:
+            await backend.enqueue([new_task("a")])
+            assert await backend.get("a") is not None
+            await admin.execute(f"ALTER TABLE {schema_of(postgres_store)}.tasks ALTER max_retries TYPE integer")
+            task = await backend.get("a")  # what was prepared is of no use any more
+            assert task is not None
+            assert task.max_retries == 0
+
+    run(main())
+
+
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_calls_wait_for_a_server_that_is_restarted(
     run: Run, postgres_server: PostgresServer, postgres_store: str, mode: Any
@@ -404,9 +436,9 @@ def test_a_deadlock_is_tried_again(run: Run, postgres_store: str, monkeypatch: p
 
     async def main() -> None:
         nonlocal raised
-        original = _postgres_connection.Connection.execute
+        original = _postgres_connection.Connection.fetch
 
-        async def unlucky(self: Any, statement: str, *arguments: Any) -> int:
+        async def unlucky(self: Any, statement: str, *arguments: Any) -> Any:
             nonlocal raised
             if "INSERT" in statement and raised < 2:
                 raised += 1
@@ -414,7 +446,7 @@ def test_a_deadlock_is_tried_again(run: Run, postgres_store: str, monkeypatch: p
             return await original(self, statement, *arguments)
 
         async with connected(postgres_store) as backend:
-            monkeypatch.setattr(_postgres_connection.Connection, "execute", unlucky)
+            monkeypatch.setattr(_postgres_connection.Connection, "fetch", unlucky)
             await backend.enqueue([new_task("a")])
             assert await backend.get("a") is not None
 
