@@ -121,6 +121,35 @@ def test_every_diagram_has_a_drawing_and_every_drawing_a_diagram() -> None:
     assert {diagrams.drawing(text) for text in texts} == set(diagrams.FOLDER.glob("*.svg"))
 
 
+# ---------------------------------------------------------------- readers without a screen or a mouse
+
+
+@pytest.mark.parametrize(
+    ("html", "better"),
+    [
+        ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'),
+        ('<aside class="toc-drawer">', '<aside class="toc-drawer" aria-label="On this page">'),
+        ('<div id="search-results">', '<h1>Search</h1><div id="search-results">'),
+        ("<pre>", '<pre tabindex="0" role="group" aria-label="A block of code">'),
+        (
+            '<div class="table-wrapper docutils container">',
+            '<div class="table-wrapper docutils container" tabindex="0" role="group" aria-label="A table">',
+        ),
+        (
+            "<dl>\n<dd><em>now</em>,</dd>\n<dd>limit</dd>\n</dl>",
+            '<span class="parameters">\n'
+            + '<span class="parameter"><em>now</em>,</span>\n'
+            + '<span class="parameter">limit</span>\n</span>',
+        ),
+        ("<dl>\n<dt>Words</dt><dd>what they mean</dd>\n</dl>", "<dl>\n<dt>Words</dt><dd>what they mean</dd>\n</dl>"),
+    ],
+)
+def test_what_a_page_lacks_is_mended_once(html: str, better: str) -> None:
+    mended = module("accessible").mended
+    assert mended(html) == better
+    assert mended(better) == better
+
+
 # ---------------------------------------------------------------- links
 
 
