@@ -136,10 +136,8 @@ def test_every_diagram_has_a_drawing_and_every_drawing_a_diagram() -> None:
             '<div class="table-wrapper docutils container" tabindex="0" role="group" aria-label="A table">',
         ),
         (
-            "<dl>\n<dd><em>now</em>,</dd>\n<dd>limit</dd>\n</dl>",
-            '<span class="parameters">\n'
-            + '<span class="parameter"><em>now</em>,</span>\n'
-            + '<span class="parameter">limit</span>\n</span>',
+            "<dl>\n<dd>now,</dd>\n<dd>n</dd>\n</dl>",
+            '<span class="parameters">\n<span class="parameter">now,</span>\n<span class="parameter">n</span>\n</span>',
         ),
         ("<dl>\n<dt>Words</dt><dd>what they mean</dd>\n</dl>", "<dl>\n<dt>Words</dt><dd>what they mean</dd>\n</dl>"),
     ],

@@ -1,7 +1,8 @@
 """Mends what the pages lack for readers who do not see them, or have no mouse.
 
-The theme's captions are headings without a level, its two side bars have the same name, a list of a function's
-parameters is marked up as definitions without terms, what is wider than the window can be scrolled by mouse only, and the page of the search has no heading.
+The theme's captions are headings without a level, and its two side bars have the same name. A list of parameters is
+marked up as definitions without terms. What is wider than the window can be scrolled by mouse only. The page of the
+search has no heading.
 """
 
 import re
