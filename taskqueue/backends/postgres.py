@@ -43,8 +43,8 @@ class PostgresBackend:
     """A handle on a store in a PostgreSQL database.
 
     It fulfils the whole contract of :class:`~taskqueue.backend.Backend`: durable as the server is, and shared by any
-    number of handles, processes and machines. Concurrent calls of one kind on a handle share one statement, so
-    throughput grows with concurrency. A handle that is connected has one connection for each event loop, and a second
+    number of handles, processes and machines. Concurrent calls of one kind on a handle share one statement, and so does
+    a claim beside completions, so throughput grows with concurrency. A handle that is connected has one connection for each event loop, and a second
     one there from its first ``wait`` on.
 
     Where an answer is lost together with the connection, the call raises StoreUnavailable, and may have happened or
