@@ -44,8 +44,8 @@ class PostgresBackend:
 
     It fulfils the whole contract of :class:`~taskqueue.backend.Backend`: durable as the server is, and shared by any
     number of handles, processes and machines. Concurrent calls of one kind on a handle share one statement, and so does
-    a claim beside completions, so throughput grows with concurrency. A handle that is connected has one connection for each event loop, and a second
-    one there from its first ``wait`` on.
+    a claim beside completions, so throughput grows with concurrency. A handle that is connected has one connection for
+    each event loop, and a second one there from its first ``wait`` on.
 
     Where an answer is lost together with the connection, the call raises StoreUnavailable, and may have happened or
     not; reads and ``extend`` are then repeated by the handle itself. The contract says what a caller does about the
