@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -24,6 +25,8 @@ _stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; processes would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_stderr] = os.dup(2)  # that of the process: while a test runs, its output is captured
 
 
