@@ -156,7 +156,7 @@ class Session(BaseSession):
 
     async def _reconnect(self) -> Connection:
         """Open a connection; where the server is not there yet, try until the time for connecting is up."""
-        self._connection = None
+        self._drop_connection()
         deadline = self._loop.time() + self._server.connect_timeout
         delay = _FIRST_DELAY
         while True:
