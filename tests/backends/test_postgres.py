@@ -284,8 +284,10 @@ def test_statements_go_along_their_indexes_whatever_the_statistics_say(
             async with raw(postgres_store) as admin:
                 await admin.execute(f"VACUUM ANALYZE {schema_of(postgres_store)}.tasks")  # it fits into one page
             session = backend._session()
-            for name in names:
-                statement = session.table.sql(getattr(_postgres_operations, name))
+            statements = {name: getattr(_postgres_operations, name) for name in names}
+            statements["both"] = _postgres_operations._with_claim(statements["_COMPLETE"], statements["_CLAIM"])
+            for name, template in statements.items():
+                statement = session.table.sql(template)
                 await session._connection.fetch(f"PREPARE {name} AS {statement}")
                 arguments = ", ".join("NULL" for number in range(1, 10) if f"${number}" in statement)
                 plan = await session._connection.fetch(f"EXPLAIN EXECUTE {name} ({arguments})")
