@@ -1,6 +1,7 @@
 """Edges of looking at a store: LISTING (tasks, counts, next_due) and D3 (expired and next_due see what runs)."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -47,16 +48,19 @@ async def _mixed(lab: Lab, backend: Backend) -> list[Task]:
     await lab.expect_claimed(backend, claimed, [tasks[f"{n}"] for n in range(3, 11)], now=now)
     for number in range(3, 11):
         tasks[f"{number}"] = after_claim(tasks[f"{number}"], now=now)
-    for name in ("4", "9"):
-        await backend.complete(name, 1, value=b"v", now=NOON)
-        tasks[name] = after_complete(tasks[name], value=b"v")
-    for name, retry_at in (("10", None), ("3", None), ("7", NOON + HOUR)):
-        failure = new_failure(retry_at=retry_at)
+    # In each status the one that was enqueued later comes first in every other order.
+    for name, ended_at in (("9", NOON), ("4", NOON + SECOND)):
+        await backend.complete(name, 1, value=b"v", now=ended_at)
+        tasks[name] = after_complete(tasks[name], value=b"v", now=ended_at)
+    for name, failed_at, retry_at in (("3", NOON, None), ("10", NOON + SECOND, None), ("7", NOON, NOON + HOUR)):
+        failure = new_failure(failed_at=failed_at, retry_at=retry_at)
         await backend.fail(name, 1, failure)
         tasks[name] = after_fail(tasks[name], failure)
-    for name in ("0", "5"):
-        await backend.cancel(name, now=NOON)
-        tasks[name] = after_cancel(tasks[name])
+    for name, ended_at in (("5", NOON), ("0", NOON + SECOND)):
+        await backend.cancel(name, now=ended_at)
+        tasks[name] = after_cancel(tasks[name], now=ended_at)
+    await backend.extend([("8", 1)], lease_expires_at=NOON + HOUR)
+    tasks["8"] = replace(tasks["8"], lease_expires_at=NOON + HOUR)
     return list(tasks.values())
 
 

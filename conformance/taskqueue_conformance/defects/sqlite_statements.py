@@ -316,6 +316,18 @@ statement(
     PAGE=("ORDER BY seq", "ORDER BY enqueued_at, seq"),
 )
 statement(
+    "sql-page-of-running-by-lease",
+    "LISTING",
+    "A page of the RUNNING tasks comes in the order of the index that it is read along",
+    PAGE=("ORDER BY seq", "ORDER BY CASE WHEN :status = 'running' THEN lease_expires_at END, seq"),
+)
+statement(
+    "sql-page-of-ended-by-end",
+    "LISTING",
+    "A page of tasks that have ended comes in the order in which they did",
+    PAGE=("ORDER BY seq", "ORDER BY CASE WHEN :status IS NOT NULL THEN finished_at END, seq"),
+)
+statement(
     "sql-counts-one-short", "LISTING", "count(value), which leaves out NULL", COUNTS=("count(*)", "count(started_at)")
 )
 statement(
