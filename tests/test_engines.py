@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from taskqueue_conformance.compare import as_markdown, compared
+from taskqueue_conformance.compare import as_html, as_markdown, compared
 
 DOCS = Path(__file__).parent.parent / "docs"
 ENGINES = DOCS / "examples" / "engines"
@@ -51,6 +51,11 @@ def programs() -> list[tuple[str, str, str]]:
 
 def test_the_matrix_is_made_of_the_reports_of_the_suite() -> None:
     assert as_markdown(compared([summary(engine) for engine in NAMES])) in PAGE.read_text("utf-8")
+
+
+def test_the_reports_can_be_compared_as_a_page() -> None:
+    page = as_html(compared([summary(engine) for engine in NAMES]))
+    assert all(f"{engine}_backend:Harness" in page for engine in NAMES)
 
 
 @pytest.mark.parametrize("engine", NAMES)

@@ -75,6 +75,13 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
+_NEEDED: Final = {
+    "backend", "backend_class", "verdict", "requirements", "not_claimed",
+    "suite_version", "spec_version", "versions", "profile", "seed", "duration_s",
+}  # fmt: skip
+"""What a comparison shows of a report."""
+
+
 def read(path: Path) -> Mapping[str, Any]:
     """Return the report in a file, or in the folder that ``--conformance-report`` was given.
 
@@ -94,6 +101,8 @@ def read(path: Path) -> Mapping[str, Any]:
             f"{file} is not a report that this version reads: its format is {found!r}, and not {FORMAT!r}. "
             "Reports are written by pytest --conformance=TARGET --conformance-report=DIR"
         )
+    if lacking := _NEEDED - report.keys():
+        raise CompareError(f"{file} lacks {', '.join(sorted(lacking))}, which a report of the format {FORMAT!r} has")
     known: Mapping[str, Any] = report
     return known
 

@@ -99,6 +99,10 @@ def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         with pytest.raises(CompareError, match=why):
             compared([path])
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps({key: value for key, value in conformant().items() if key != "backend_class"}))
+    with pytest.raises(CompareError, match="lacks backend_class"):
+        compared([part])
     assert main(["compare", str(other)]) == 2
     assert "is not a report that this version reads" in capsys.readouterr().err
 

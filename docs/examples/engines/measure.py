@@ -65,7 +65,7 @@ def measure(engine: str, profile: str) -> None:
 def write(engine: str, report: dict[str, Any], found: dict[str, str]) -> None:
     """Write the summary of a report: each requirement, and what became of each of its checks."""
     kept = {key: report[key] for key in ("format", "suite_version", "spec_version", "backend", "verdict", "profile")}
-    kept |= {key: report[key] for key in ("seed", "started_at", "duration_s", "not_claimed")}
+    kept |= {key: report[key] for key in ("backend_class", "seed", "started_at", "duration_s", "not_claimed")}
     kept["versions"] = report["versions"] | found
     kept["requirements"] = [
         {key: each[key] for key in ("id", "title", "verdict")}
