@@ -285,7 +285,9 @@ def test_statements_go_along_their_indexes_whatever_the_statistics_say(
                 await admin.execute(f"VACUUM ANALYZE {schema_of(postgres_store)}.tasks")  # it fits into one page
             session = backend._session()
             statements = {name: getattr(_postgres_operations, name) for name in names}
-            statements["_COMPLETE_AND_CLAIM"] = _postgres_operations._with_claim(statements["_COMPLETE"], statements["_CLAIM"])
+            statements["_COMPLETE_AND_CLAIM"] = _postgres_operations._with_claim(
+                statements["_COMPLETE"], statements["_CLAIM"]
+            )
             for name, template in statements.items():
                 statement = session.table.sql(template)
                 await session._connection.fetch(f"PREPARE {name} AS {statement}")
