@@ -130,6 +130,7 @@ def test_every_diagram_has_a_drawing_and_every_drawing_a_diagram() -> None:
         ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'),
         ('<aside class="toc-drawer">', '<aside class="toc-drawer" aria-label="On this page">'),
         ('<div id="search-results">', '<h1>Search</h1><div id="search-results">'),
+        ('<th class="head"><p></p></th>', "<td></td>"),
         ("<pre>", '<pre tabindex="0" role="group" aria-label="A block of code">'),
         (
             '<div class="table-wrapper docutils container">',

@@ -2,7 +2,7 @@
 
 The theme's captions are headings without a level, and its two side bars have the same name. A list of parameters is
 marked up as definitions without terms. What is wider than the window can be scrolled by mouse only. The page of the
-search has no heading.
+search has no heading, and a table whose first column needs no name has an empty one.
 """
 
 import re
@@ -17,6 +17,7 @@ _MENDED: Final = (
     (re.compile(r'<aside class="toc-drawer">'), '<aside class="toc-drawer" aria-label="On this page">'),
     (re.compile(r'(<div class="table-wrapper[^>"]*")(?=>)'), r'\1 tabindex="0" role="group" aria-label="A table"'),
     (re.compile(r'(?<!</h1>)<div id="search-results">'), '<h1>Search</h1><div id="search-results">'),
+    (re.compile(r'<th class="head"><p></p></th>'), "<td></td>"),
     (re.compile(r"<pre>"), '<pre tabindex="0" role="group" aria-label="A block of code">'),
 )
 _PARAMETERS: Final = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
