@@ -5,7 +5,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,7 @@ from taskqueue import Backend
 from taskqueue.backends.memory import MemoryBackend
 from taskqueue_conformance.harness import BaseHarness
 from taskqueue_conformance.postgres_server import PostgresServer
-
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
-_ROOM_BYTES = 512 * 1024 * 1024
-
-
-def _has_room() -> bool:
-    try:
-        return os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM_BYTES
-    except OSError:
-        return False
+from taskqueue_conformance.scratch import scratch_folder
 
 
 class MemoryHarness(BaseHarness):
@@ -47,8 +37,8 @@ class SQLiteHarness(BaseHarness):
     _FOLDER = "TASKQUEUE_CONFORMANCE_SQLITE_FOLDER"
 
     def start(self) -> Mapping[str, str]:
-        """Make the directory: in memory where there is room, since many small stores are synced again and again."""
-        folder = tempfile.mkdtemp(prefix="taskqueue-conformance-", dir=_SHARED_MEMORY if _has_room() else None)
+        """Make the directory."""
+        folder = scratch_folder("taskqueue-conformance-")
         return {self._FOLDER: folder}
 
     def stop(self) -> None:

