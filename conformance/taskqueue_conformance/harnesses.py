@@ -58,20 +58,22 @@ class SQLiteHarness(BaseHarness):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._path(store)}{suffix}")  # noqa: PTH108 - the suffix is no part of a path
 
-    @contextlib.asynccontextmanager
-    async def transaction(self, store: str) -> AsyncIterator[Any]:
+    def transaction(self, store: str) -> contextlib.AbstractAsyncContextManager[Any]:
         """Begin a transaction with a connection of its own."""
-        with contextlib.closing(sqlite3.connect(self._path(store), isolation_level=None)) as connection:
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
+        return sqlite_transaction(self._path(store))
 
     def _path(self, store: str) -> Path:
         return Path(os.environ[self._FOLDER]) / f"{store}.db"
+
+
+@contextlib.asynccontextmanager
+async def sqlite_transaction(path: str | Path) -> AsyncIterator[sqlite3.Connection]:
+    """Begin an application's transaction on a file; commit it unless it has been ended, and undo it on an error."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        yield connection
+        if connection.in_transaction:
+            connection.execute("COMMIT")
 
 
 class PostgresHarness(BaseHarness):

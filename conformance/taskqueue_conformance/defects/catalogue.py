@@ -18,8 +18,9 @@ from taskqueue_conformance import defects
 from taskqueue_conformance.defects.plain_memory import PlainMemory, Store
 from taskqueue_conformance.defects.plain_served import Served, ServedHarness
 from taskqueue_conformance.defects.plain_sqlite import PlainSQLite
-from taskqueue_conformance.defects.plain_transactional import Transacting, transaction
+from taskqueue_conformance.defects.plain_transactional import Transacting
 from taskqueue_conformance.harness import DEFAULT_CAPABILITIES, BaseHarness
+from taskqueue_conformance.harnesses import sqlite_transaction
 from taskqueue_conformance.requirements import REQUIREMENTS
 
 C = TypeVar("C", bound=type)
@@ -127,7 +128,7 @@ class TransactionalDefectHarness(FileDefectHarness):
 
     def transaction(self, store: str) -> contextlib.AbstractAsyncContextManager[Any]:
         """Begin one."""
-        return transaction(self._path(store))
+        return sqlite_transaction(self._path(store))
 
 
 class WrongQueueHarness(MemoryDefectHarness):

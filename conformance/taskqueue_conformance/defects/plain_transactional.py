@@ -1,8 +1,7 @@
 """A correct backend that enqueues in a transaction of the application's: :class:`PlainSQLite` with one method more."""
 
-import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from taskqueue import InvalidArgument, Task
@@ -29,16 +28,3 @@ class Transacting(PlainSQLite):
             raise
         finally:
             db.execute("RELEASE enqueue")
-
-
-@contextlib.asynccontextmanager
-async def transaction(path: str) -> AsyncIterator[sqlite3.Connection]:
-    """Begin a transaction of an application's."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        connection.execute("BEGIN")
-        yield connection
-        if connection.in_transaction:
-            connection.execute("COMMIT")
-    finally:
-        connection.close()
