@@ -2,25 +2,18 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
-from taskqueue.backends._sqlite_file import is_busy
+from taskqueue.backends._sqlite_file import is_busy, pauses
 from taskqueue.backends._sqlite_operations import Complete, Enqueue, Operation, complete_all, enqueue_all
 from taskqueue.errors import TaskQueueError
-
-_PAUSE_SECONDS: Final = 0.001
-_LATER_PAUSE_SECONDS: Final = 0.01
-_PAUSES_BEFORE_LATER: Final = 1000
 
 
 def execute_patiently(db: sqlite3.Connection, operations: Sequence[Operation[Any]], patience: float) -> list[Any]:
     """Do what :func:`execute` does, and try those again for which another connection's lock was in the way.
-
-    SQLite would wait by itself, with pauses of up to a tenth of a second: who waits so long beside a busy writer finds
-    the lock taken again and again.
 
     Args:
         db: The connection.
@@ -28,7 +21,7 @@ def execute_patiently(db: sqlite3.Connection, operations: Sequence[Operation[Any
         patience: For how many seconds to try.
     """
     outcomes = execute(db, operations)
-    for pause in _pauses(patience):
+    for pause in pauses(patience):
         busy = [number for number, outcome in enumerate(outcomes) if refused_as_busy(outcome)]
         if not busy:
             break
@@ -42,16 +35,6 @@ def execute_patiently(db: sqlite3.Connection, operations: Sequence[Operation[Any
 def refused_as_busy(outcome: Any) -> bool:
     """Tell whether an operation was not run since another connection's lock was in the way."""
     return isinstance(outcome, sqlite3.Error) and is_busy(outcome)
-
-
-def _pauses(seconds: float) -> Iterator[float]:
-    # Counted, not timed: a clock may stand still.
-    count = 0
-    while seconds > 0:
-        pause = min(_PAUSE_SECONDS if count < _PAUSES_BEFORE_LATER else _LATER_PAUSE_SECONDS, seconds)
-        yield pause
-        seconds -= pause
-        count += 1
 
 
 def execute(db: sqlite3.Connection, operations: Sequence[Operation[Any]]) -> list[Any]:

@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -40,7 +40,9 @@ _WHAT_TO_DO: Final = {
     "be saved with the command .recover of sqlite3",
     sqlite3.SQLITE_NOTADB: "the file is damaged, or something else: stop everything that uses it, and restore a copy",
 }
-_RETRY_SECONDS: Final = 0.01
+_PAUSE_SECONDS: Final = 0.001
+_LATER_PAUSE_SECONDS: Final = 0.01
+_PAUSES_BEFORE_LATER: Final = 1000
 _CHECKPOINT_PAGES: Final = 1000  # SQLite's default
 
 # POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
@@ -289,13 +291,27 @@ def _is_empty(db: sqlite3.Connection) -> bool:
     return not any(db.execute(question).fetchone()[0] for question in questions)
 
 
-def _patiently(action: Callable[[], T], seconds: float) -> T:
-    """Repeat while another connection is in the way: SQLite's own patience does not cover every step of opening."""
-    for _ in range(int(seconds / _RETRY_SECONDS)):
+def pauses(patience: float) -> Iterator[float]:
+    """Yield how many seconds to sleep before each new try to get a lock, ``patience`` seconds in all.
+
+    SQLite would wait by itself, with pauses of up to a tenth of a second: who waits so long beside a busy writer finds
+    the lock taken again and again. Counted, not timed: a clock may stand still.
+    """
+    count = 0
+    while patience > 0:
+        pause = min(_PAUSE_SECONDS if count < _PAUSES_BEFORE_LATER else _LATER_PAUSE_SECONDS, patience)
+        yield pause
+        patience -= pause
+        count += 1
+
+
+def _patiently(action: Callable[[], T], patience: float) -> T:
+    """Repeat while another connection is in the way."""
+    for pause in pauses(patience):
         try:
             return action()
         except sqlite3.Error as error:
             if not is_busy(error):
                 raise
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(pause)
     return action()

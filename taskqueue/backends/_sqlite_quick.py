@@ -15,7 +15,7 @@ _WRITES_TO_A_CHECKPOINT: Final = 200
 class QuickCalls:
     """Tells when calls may run on the event loop, and when the log has to be looked after.
 
-    Only short ones may, and only where no write is synced: a lone insert then takes some 20 µs, and the way to another
+    Only short ones may, and only where no write is synced: a lone insert then takes some 40 µs, and the way to another
     thread and back several times that. Once a call took longer than a millisecond, because the disk is slow or what it
     read was large, none may for twenty times as long, so that such calls take a twentieth of the loop's time at most.
     """

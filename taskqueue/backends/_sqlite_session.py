@@ -100,11 +100,11 @@ class Session(BaseSession):
         """Run what has gathered: here if it is quick, or else in the thread."""
         self._flushing = False
         calls = self._next_calls()
-        if calls and self._quick is not None and self._quick.may([call.operation for call in calls]):
+        if calls and self._quick is not None and self._quick.may(_operations(calls)):
             calls = self._run_quickly(calls, self._quick)
         if calls:
             self._working = True
-            self._thread.begin(partial(self._work, [call.operation for call in calls]), partial(self._worked, calls))
+            self._thread.begin(partial(self._execute, _operations(calls), quick=False), partial(self._worked, calls))
         elif self._quick is not None and self._quick.checkpoint_is_due():
             self._working = True
             self._thread.begin(self._thread.file.checkpoint, self._checkpointed)
@@ -117,7 +117,7 @@ class Session(BaseSession):
         result, error = None, None
         try:
             with running():
-                result = self._execute([call.operation for call in calls], quick=True)
+                result = self._execute(_operations(calls), quick=True)
         except Exception as raised:  # noqa: BLE001 - it is delivered to the callers
             error = raised
         quick.took(self._loop.time() - began, wrote=result is not None and result.changed)
@@ -155,11 +155,8 @@ class Session(BaseSession):
                 calls.append(call)
         return calls
 
-    def _work(self, operations: Sequence[Operation[Any]]) -> _Done:
-        """Run in the thread."""
-        return self._execute(operations, quick=False)
-
     def _execute(self, operations: Sequence[Operation[Any]], *, quick: bool) -> _Done:
+        """Run in the thread, or on the event loop, where it must be quick and wait for nothing."""
         file = self._thread.file
         file.set_checkpoints(not quick)
         file.check_in_place()
@@ -177,3 +174,7 @@ class Session(BaseSession):
 
     def _explained(self, error: BaseException) -> Exception | None:
         return unavailable(self._path, error) if isinstance(error, (sqlite3.Error, DamagedRow)) else None
+
+
+def _operations(calls: Sequence[_Call]) -> list[Operation[Any]]:
+    return [call.operation for call in calls]
