@@ -49,5 +49,6 @@ def checked_backend(value: object, *, argument: str) -> Backend:
 
 
 def without_password(url: str) -> str:
-    """Return ``url`` with a password in it replaced: messages end up in logs."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+    """Return ``url`` with passwords in it replaced, or a text with one URL in it: messages end up in logs."""
+    hidden = re.sub(r"(://[^/@:?#\s]*):\S*@", r"\1:***@", url)  # also where a character in it should be encoded
+    return re.sub(r"([?&](?:ssl)?password=)[^&#\s]*", r"\1***", hidden)

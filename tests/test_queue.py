@@ -1097,9 +1097,19 @@ def test_an_unknown_scheme_names_those_that_are_known(url: str) -> None:
     assert {"memory", "sqlite"} <= set(caught.value.known)
 
 
-def test_a_password_in_a_url_does_not_show() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nosuch://user:secret@host/db",
+        *(f"nosuch://user:secret{odd}secret@host/db" for odd in "@/#?:"),
+        "nosuch://host/db?password=secret&a=b",
+        "nosuch://host/db?a=b&sslpassword=secret",
+    ],
+)
+def test_a_password_in_a_url_does_not_show(url: str) -> None:
     with pytest.raises(UnknownScheme) as caught:
-        TaskQueue.from_url("nosuch://user:secret@host/db")
+        TaskQueue.from_url(url)
+    assert "host/db" in str(caught.value)
     assert "secret" not in str(caught.value) + repr(vars(caught.value))
 
 

@@ -85,8 +85,8 @@ class Connection:
         self._overdue = False
 
     @classmethod
-    async def open(cls, server: Server) -> Self:
-        """Connect.
+    async def open(cls, server: Server, seconds: float | None = None) -> Self:
+        """Connect, within so many seconds; within those that the server is given, unless told.
 
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError: See :func:`transient`.
@@ -95,7 +95,7 @@ class Connection:
         session = _SESSION | _PLANNER | {"statement_timeout": f"{max(1, round(server.statement_timeout * 1000))}"}
         driver = await asyncpg.connect(
             server.dsn,
-            timeout=server.connect_timeout,
+            timeout=server.connect_timeout if seconds is None else seconds,
             server_settings=None if server.pooled else session,
             statement_cache_size=0 if server.pooled else 200,
             max_cached_statement_lifetime=0,

@@ -31,6 +31,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stopping = False
+        self._warned = False
 
     def start(self) -> None:
         """Begin to listen, in the background. Idempotent."""
@@ -55,13 +56,19 @@ class Listener:
             except Exception as error:
                 if not driver_error(error):
                     raise
-                _LOG.warning(
-                    "listening for changes in %s ended, and is tried again: %s", self._server.location, reason(error)
-                )
+                self._warn(reason(error))
             if asyncio.get_running_loop().time() - began > _LONGEST_DELAY:
                 delay = _FIRST_DELAY
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _warn(self, why: str) -> None:
+        """Say once that nobody listens, not every few seconds."""
+        if not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "cannot listen for changes in %s, trying again every few seconds: %s", self._server.location, why
+            )
 
     async def _listen(self) -> None:
         """Listen until the connection ends."""
@@ -69,6 +76,9 @@ class Listener:
         connection = await Connection.open(self._server)
         try:
             await connection.listen(self._channel, self._heard, ended.set)
+            if self._warned:
+                self._warned = False
+                _LOG.warning("listening for changes in %s again", self._server.location)
             # Whoever waits already may have missed a change while nobody listened.
             self._heard()
             while not (ended.is_set() or self._stopping):

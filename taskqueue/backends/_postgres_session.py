@@ -161,7 +161,7 @@ class Session(BaseSession):
         delay = _FIRST_DELAY
         while True:
             try:
-                self._connection = await Connection.open(self._server)
+                self._connection = await Connection.open(self._server, deadline - self._loop.time())
             except Exception as error:
                 late = self._loop.time() + delay > deadline or self._closing is not None
                 if late or not transient(error):

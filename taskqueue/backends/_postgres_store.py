@@ -35,7 +35,8 @@ async def check(connection: Connection, location: str, schema: str, *, create: b
     if not create:
         there = "there are no tables of a taskqueue" if found is None else f"the tables have the older version {found}"
         raise StoreUnavailable(
-            location, f"{there}, and they are not to be made here: run `taskqueue schema apply`, or leave create=False"
+            location,
+            f"{there}, and they are not to be made here: run `taskqueue schema apply`, or connect without create=false",
         )
     await _apply(connection, location, schema)
     _LOG.info("created or upgraded the tables of the store %s", location)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Self, get_args
@@ -318,7 +319,11 @@ def server_clock(url: str, *, every: float = 60.0) -> ServerClock:
 
 _LONGEST_TIMEOUT: Final = 2_000_000
 _PARAMETERS: Final = frozenset({"schema", "create", "pooler", "connect_timeout", "statement_timeout"})
-_ADVICE: Final = "write postgresql://user:password@host:port/database"
+_ADVICE: Final = (
+    "write postgresql://user:password@host:port/database, with what has a meaning in a URL percent-encoded in the "
+    "user and the password: # is %23, % is %25, / is %2F, : is %3A, ? is %3F, @ is %40"
+)
+_HOST: Final = r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?"
 
 
 def _seconds(name: str, value: str) -> float:
@@ -339,8 +344,11 @@ def _location(url: str, schema: str) -> str:
         parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
     except (ValueError, AttributeError, TypeError):
         raise InvalidArgument("url", "(not shown: it may hold a password)", _ADVICE) from None
-    if parts.scheme not in {"postgresql", "postgres"} or "://" not in url:
-        raise InvalidArgument("url", "(not shown: it may hold a password)", _ADVICE)
     login, at, hosts = parts.netloc.rpartition("@")
+    # Half a password would be taken for a port or a database, and be shown: the other half ends up behind the host.
+    cut = "#" in url or "@" in parts.path or any("@" in name for name in parameters)
+    ours = parts.scheme in {"postgresql", "postgres"} and "://" in url
+    if not ours or cut or not all(re.fullmatch(_HOST, host) for host in hosts.split(",")):
+        raise InvalidArgument("url", "(not shown: it may hold a password)", _ADVICE)
     hosts = unquote(hosts) or parameters.get("host", "")
     return f"postgresql://{login.partition(':')[0]}{at}{hosts}{parts.path}?schema={schema}"

@@ -26,7 +26,14 @@ from taskqueue import (
     TaskStatus,
     TooLarge,
 )
-from taskqueue.backends import _postgres_connection, _postgres_operations, _postgres_session
+from taskqueue.backends import (
+    _postgres_connection,
+    _postgres_listener,
+    _postgres_operations,
+    _postgres_schema,
+    _postgres_session,
+    _postgres_store,
+)
 from taskqueue.backends.postgres import SCHEMA_VERSION, PostgresBackend, apply_schema, schema_sql
 from taskqueue_conformance.postgres_server import PostgresServer
 
@@ -119,12 +126,28 @@ def test_a_clone_has_the_same_settings() -> None:
         ("postgresql://db/app?connect_timeout=0", "connect_timeout"),
         ("postgresql://db/app?statement_timeout=soon", "statement_timeout"),
         ("postgresql://db/app?statement_timeout=nan", "statement_timeout"),
+        ("postgresql://db:port/app", "url"),
+        ("postgresql://one:5432,two:5432x/app", "url"),
     ],
 )
 def test_a_url_that_means_nothing_is_refused(url: str, argument: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         PostgresBackend.from_url(url)
     assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize("host", ["db", "db:5433", "[::1]:5433", "one:5432,two:5433", "", "%2Fvar%2Frun"])
+def test_hosts_are_those_of_the_driver(host: str) -> None:
+    PostgresBackend.from_url(f"postgresql://me:se%23cret@{host}/app")
+
+
+@pytest.mark.parametrize("password", ["12#34", "qqq#xxx", "12/34", "qqq/xxx", "12?34", "qqq?xxx"])
+def test_a_password_that_is_not_encoded_is_refused_and_no_part_of_it_shown(password: str) -> None:
+    with pytest.raises(InvalidArgument, match="%23") as refused:
+        PostgresBackend.from_url(f"postgresql://me:{password}@db/app")
+    assert "qqq" not in str(refused.value)
+    assert "xxx" not in str(refused.value)
+    assert refused.value.value == "(not shown: it may hold a password)"
 
 
 def test_no_password_is_shown(run: Run) -> None:
@@ -147,6 +170,23 @@ def test_a_server_that_is_not_there_is_waited_for_only_so_long(run: Run, tmp_pat
         return asyncio.get_running_loop().time() - began
 
     assert run(main()) < 10
+
+
+def test_all_attempts_to_connect_share_one_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[float] = []
+    connect = asyncpg.connect
+
+    async def noted(*arguments: Any, timeout: float, **options: Any) -> Any:  # noqa: ASYNC109 - the driver's
+        allowed.append(timeout)
+        return await connect(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr(asyncpg, "connect", noted)
+    with pytest.raises(StoreUnavailable):
+        run(PostgresBackend(f"postgresql://u@/d?host={tmp_path}", connect_timeout=0.3).connect())
+    assert len(allowed) > 2
+    assert allowed[0] <= 0.3
+    assert allowed == sorted(allowed, reverse=True)
+    assert allowed[-1] < 0.3
 
 
 def test_a_database_that_does_not_exist_is_not_waited_for(run: Run, postgres_url: str) -> None:
@@ -193,6 +233,36 @@ def test_a_store_is_made_only_where_that_is_wanted(run: Run, postgres_store: str
         await apply_schema(f"{postgres_store}&create=false")
         async with connected(postgres_store, create=False) as backend:
             await backend.enqueue([new_task("a")])
+
+    run(main())
+
+
+def test_an_older_store_is_upgraded_once_by_whoever_comes_first(
+    run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a step that there is not yet: the tables get a column, and the tasks stay."""
+    step = """
+    ALTER TABLE @schema.tasks ADD COLUMN later integer NOT NULL DEFAULT 7;
+    UPDATE @schema.schema_version SET version = 2;
+    """
+    schema = schema_of(postgres_store)
+
+    async def main() -> None:
+        async with connected(postgres_store) as old:
+            await old.enqueue([new_task("a")])
+            for module in (_postgres_store, _postgres_schema):
+                monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+            monkeypatch.setattr(_postgres_schema, "_STEPS", (*_postgres_schema._STEPS, step))
+            with pytest.raises(StoreUnavailable, match=r"older version 1.*taskqueue schema apply"):
+                async with connected(postgres_store, create=False):
+                    pass
+            handles = [old.clone() for _ in range(10)]
+            await asyncio.gather(*(handle.connect() for handle in handles))
+            assert [await handle.get("a") for handle in handles] == [await old.get("a")] * 10
+            await asyncio.gather(*(handle.close() for handle in handles))
+        async with raw(postgres_store) as admin:
+            assert await admin.fetchval(f"SELECT version FROM {schema}.schema_version") == 2
+            assert await admin.fetchval(f"SELECT later FROM {schema}.tasks") == 7
 
     run(main())
 
@@ -433,6 +503,32 @@ def test_who_waits_hears_of_changes_again_after_the_connection_was_lost(run: Run
                 await asyncio.wait_for(waiting, 10)
 
     run(main())
+
+
+def test_a_listener_that_cannot_connect_says_so_once(
+    run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [ConnectionRefusedError("nobody there")] * 3
+    opened = _postgres_connection.Connection.open
+
+    async def sometimes(server: Any, seconds: float | None = None) -> Any:
+        if failures and seconds is None:  # the listener's
+            raise failures.pop()
+        return await opened(server, seconds)
+
+    async def main() -> None:
+        async with connected(postgres_store) as backend:
+            await backend.wait(20)  # it ends as soon as somebody listens
+
+    monkeypatch.setattr(_postgres_connection.Connection, "open", sometimes)
+    monkeypatch.setattr(_postgres_listener, "_FIRST_DELAY", 0.001)
+    run(main())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert not failures
+    assert len(warnings) == 2, warnings
+    assert "cannot listen" in warnings[0]
+    assert "nobody there" in warnings[0]
+    assert warnings[1].endswith("again")
 
 
 def test_a_deadlock_is_tried_again(run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,8 @@ def test_a_place_where_no_report_can_be_written_stops_the_run_at_once(pytester: 
         ("postgresql://user@host/database", "postgresql://user@host/database"),
         ("postgresql://user:s3c:ret@host:5432/database?a=b", "postgresql://user:***@host:5432/database?a=b"),
         ("postgresql://host/database?user=u&password=s3cret&a=b", "postgresql://host/database?user=u&password=***&a=b"),
+        ("postgresql://user:s3/c#r?e@t@host/database", "postgresql://user:***@host/database"),
+        ("postgresql://user@host/database?sslpassword=s3cret", "postgresql://user@host/database?sslpassword=***"),
         ("postgresql://host/a?b=c:d@e", "postgresql://host/a?b=c:d@e"),
     ],
 )
