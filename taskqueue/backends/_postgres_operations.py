@@ -674,7 +674,7 @@ class Get(Operation[Task | None]):
 
 
 _PAGE: Final = "SELECT @task, seq FROM @tasks t WHERE seq > $1 ORDER BY seq LIMIT $2"
-_PAGE_OF_STATUS: Final = "SELECT @task, seq FROM @tasks t WHERE @condition AND seq > $1 ORDER BY @order LIMIT $2"
+_PAGE_OF_STATUS: Final = "SELECT @task, seq FROM @tasks t WHERE @condition AND @order > $1 ORDER BY @order LIMIT $2"
 # Those that have ended are few, or most of all, or have an index in that order. The others have a partial index, and
 # are sorted: to look for those that are pending along the order of all tasks would be to read all that have ended.
 _CONDITIONS: Final = {
@@ -710,13 +710,16 @@ class Page(Operation[tuple[Sequence[Task], str | None]]):
     async def run(cls, db: Connection, table: Table, operations: Sequence[Self]) -> Sequence[Any]:
         """Read it."""
         (call,) = operations
-        # The status is part of the statement, so that it can use the partial index of that status.
-        statement = _PAGE
-        if call.status is not None:
-            condition, order = _CONDITIONS[TaskStatus(call.status)]
-            statement = _PAGE_OF_STATUS.replace("@condition", condition).replace("@order", order)
-        rows = await db.fetch(table.sql(statement), call.after, call.limit)
+        rows = await db.fetch(table.sql(cls.statement(call.status)), call.after, call.limit)
         return [(_tasks(rows), str(rows[-1][12]) if len(rows) == call.limit else None)]
+
+    @staticmethod
+    def statement(status: TaskStatus | None) -> str:
+        """Return the statement for a status: it is part of it, so that the partial index of that status is used."""
+        if status is None:
+            return _PAGE
+        condition, order = _CONDITIONS[TaskStatus(status)]
+        return _PAGE_OF_STATUS.replace("@condition", condition).replace("@order", order)
 
 
 _COUNTS: Final = "SELECT status::text, count(*) FROM @tasks GROUP BY status"

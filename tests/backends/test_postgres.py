@@ -375,6 +375,34 @@ def test_statements_go_along_their_indexes_whatever_the_statistics_say(
             assert "Sort" not in plan
 
 
+def test_a_listing_of_few_tasks_does_not_read_those_that_have_ended(run: Run, postgres_store: str) -> None:
+    """Whether there are statistics or not."""
+    ended, schema = 2000, schema_of(postgres_store)
+
+    async def main() -> list[str]:
+        async with connected(postgres_store) as backend, raw(postgres_store) as admin:
+            await backend.enqueue([new_task(f"{n}") for n in range(1000)])
+            await backend.enqueue([new_task(f"{n}") for n in range(1000, ended)])
+            for table_is in ("unknown", "analysed"):
+                for task in await backend.claim(now=NOW, limit=ended, lease_expires_at=LEASE):
+                    await backend.cancel(task.id, now=NOW)
+                await backend.enqueue([new_task(f"{table_is}-{n}") for n in range(10)])
+                await backend.claim(now=NOW, limit=5, lease_expires_at=LEASE)
+                session = backend._session()
+                for status in (TaskStatus.PENDING, TaskStatus.RUNNING):
+                    statement = session.table.sql(_postgres_operations.Page.statement(status))
+                    name = f"page_{table_is}_{status}"
+                    await session._connection.fetch(f"PREPARE {name} AS {statement}")
+                    plan = await session._connection.fetch(f"EXPLAIN EXECUTE {name} (0, 10)")
+                    plans.append("\n".join(row[0] for row in plan))
+                await admin.execute(f"VACUUM ANALYZE {schema}.tasks")
+        return plans
+
+    plans: list[str] = []
+    for plan, index in zip(run(main()), ["tasks_due", "tasks_leased"] * 2, strict=True):
+        assert f"Index Scan using {index}" in plan, plan
+
+
 # Failures of the server and the network -----------------------------------------------------------------------------
 
 
