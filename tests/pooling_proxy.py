@@ -9,6 +9,7 @@ import struct
 from typing import Any, Self
 
 IDLE = b"I"
+KNOWN_SETTINGS = {b"user", b"database", b"client_encoding", b"application_name", b"DateStyle", b"TimeZone"}
 
 
 class PoolingProxy:
@@ -50,6 +51,11 @@ class PoolingProxy:
     async def _serve(self, reader: Any, writer: Any, servers: list[tuple[Any, Any]]) -> None:
         startup = await self._startup(reader, writer)
         self.startup_settings.append(startup)
+        unknown = sorted({*startup[4:].rstrip(b"\0").split(b"\0")[::2]} - KNOWN_SETTINGS)
+        if unknown:
+            words = b"SFATAL\0C08P01\0Munsupported startup parameter: " + unknown[0] + b"\0\0"
+            writer.write(b"E" + struct.pack("!i", len(words) + 4) + words)
+            return
         for number in range(3):
             server = await asyncio.open_unix_connection(self._server_path)
             servers.append(server)

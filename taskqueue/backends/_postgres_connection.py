@@ -39,6 +39,8 @@ _DISCONNECTING: Final = ("08", "57P", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is ending, or the server is read-only."""
 _TRANSIENT: Final = ("08", "57P03", "57P01", "57P02", "53300", "25006")
 """SQLSTATEs, or their beginnings, of a server that may let us in a moment later."""
+_PROTOCOL_VIOLATION: Final = "08P01"
+"""The SQLSTATE of a proxy that refuses the settings of a session."""
 _RETRIABLE: Final = ("40001", "40P01")
 """SQLSTATEs of a statement that was rolled back and may be sent again: a serialisation failure, a deadlock."""
 
@@ -224,7 +226,7 @@ class _Transaction:
 def transient(error: BaseException) -> bool:
     """Whether connecting may work a moment later."""
     if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate).startswith(_TRANSIENT)
+        return str(error.sqlstate).startswith(_TRANSIENT) and error.sqlstate != _PROTOCOL_VIOLATION
     return isinstance(error, OSError)  # which a timeout is too
 
 
@@ -246,4 +248,7 @@ def reason(error: BaseException) -> str:
         return "no answer in time"
     text = " ".join(str(error).split())
     state = getattr(error, "sqlstate", None)
-    return f"{text or type(error).__name__}{f' (SQLSTATE {state})' if state else ''}"
+    advice = (
+        "; behind a proxy such as PgBouncer, add pooler=transaction to the URL" if state == _PROTOCOL_VIOLATION else ""
+    )
+    return f"{text or type(error).__name__}{f' (SQLSTATE {state})' if state else ''}{advice}"

@@ -923,7 +923,19 @@ def test_behind_a_proxy_that_pools_by_transaction(
                 assert (counts[TaskStatus.SUCCESS], counts[TaskStatus.PENDING]) == (10, 10)
                 await backend.wait(30)  # for half a second: nobody can listen
             assert proxy.switches > 20
-            # A proxy refuses settings that it does not know.
-            assert all(b"enable_seqscan" not in settings for settings in proxy.startup_settings)
+
+    run(main())
+
+
+def test_a_proxy_that_was_not_mentioned_is_suspected_at_once(
+    run: Run, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """It refuses settings that it does not know."""
+
+    async def main() -> None:
+        async with PoolingProxy(str(tmp_path), postgres_server.folder) as proxy:
+            with pytest.raises(StoreUnavailable, match=r"unsupported startup parameter.*add pooler=transaction"):
+                await PostgresBackend(proxy.url, connect_timeout=20).connect()
+            assert len(proxy.startup_settings) == 1, "it would be the same a moment later"
 
     run(main())
