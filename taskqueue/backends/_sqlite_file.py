@@ -69,8 +69,10 @@ class StoreFile:
         path: The absolute path. A missing file is created, readable by its owner only.
         synchronous: The pragma of that name.
         busy_timeout: How many seconds to wait here for a lock that another connection holds.
+        expected: Which file it has to be. None is created then, and no other is opened.
 
     Attributes:
+        identity: Which file it is.
         busy_timeout: The same, for those who wait elsewhere.
 
     Raises:
@@ -78,14 +80,16 @@ class StoreFile:
         StoreUnavailable: It cannot be opened.
     """
 
-    def __init__(self, path: str, *, synchronous: Synchronous, busy_timeout: float) -> None:
+    def __init__(
+        self, path: str, *, synchronous: Synchronous, busy_timeout: float, expected: Identity | None = None
+    ) -> None:
         self.path = path
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreUnavailable(
                 path, f"this Python has SQLite {sqlite3.sqlite_version}; 3.35 or newer is needed. Use another Python"
             )
         try:
-            self._identity = _register(path)
+            self.identity = _register(path, expected)
         except OSError as error:
             raise StoreUnavailable(path, _advice(path, error)) from error
         try:
@@ -102,7 +106,7 @@ class StoreFile:
                 self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
                 # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
                 real = os.path.realpath(path)  # beside which SQLite has put them
-                self._in_use = [(path, self._identity)] + [
+                self._in_use = [(path, self.identity)] + [
                     (name, found)
                     for name in (f"{real}-wal", f"{real}-shm")
                     if (found := _identity_of(name)) is not None
@@ -111,10 +115,10 @@ class StoreFile:
                 self.db.close()
                 raise
         except sqlite3.Error as error:
-            _unregister(self._identity)
+            _unregister(self.identity)
             raise unavailable(path, error) from error
         except BaseException:
-            _unregister(self._identity)
+            _unregister(self.identity)
             raise
         self.busy_timeout = busy_timeout
         self._checkpoints = True
@@ -137,14 +141,14 @@ class StoreFile:
 
     def check_present(self) -> None:
         """Raise StoreUnavailable if the file is not there: what was written just now may be lost."""
-        _check_identity(self.path, self.path, self._identity)
+        _check_identity(self.path, self.path, self.identity)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
         try:
             self.db.close()
         finally:
-            identity, self._identity = self._identity, _NOWHERE
+            identity, self.identity = self.identity, _NOWHERE
             _unregister(identity)
 
 
@@ -204,12 +208,16 @@ def _advice(path: str, error: OSError) -> str:
     return reason
 
 
-def _register(path: str) -> Identity:
+def _register(path: str, expected: Identity | None) -> Identity:
     """Find or create the file, and see that it may be opened; count it as open."""
     with _OPEN_LOCK:
+        if expected is not None:
+            _check_identity(path, path, expected)
         try:
             found = Path(path).stat()
         except FileNotFoundError:
+            if expected is not None:
+                raise
             found = _create(path)
         if not stat.S_ISREG(found.st_mode):
             raise IncompatibleStore(path, found=None, supported=SCHEMA_VERSION)

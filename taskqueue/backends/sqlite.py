@@ -2,15 +2,15 @@
 
 import asyncio
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from taskqueue.backends import _sqlite_operations as operations
-from taskqueue.backends._sqlite_file import StoreFile, Synchronous
+from taskqueue.backends._sqlite_file import Identity, StoreFile, Synchronous
 from taskqueue.backends._sqlite_session import Session
 from taskqueue.backends._sqlite_transactional import enqueue_on
 from taskqueue.errors import InvalidArgument, NotConnected
@@ -69,6 +69,8 @@ class SQLiteBackend:
         self._busy_timeout = busy_timeout
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
         self._pid = os.getpid()
+        self._identity: Identity | None = None
+        self._origin: weakref.ref[SQLiteBackend] | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -104,8 +106,14 @@ class SQLiteBackend:
         return f"{type(self).__name__}({self._path!r})"
 
     def clone(self) -> Self:
-        """Return a new, unconnected handle on the same file, with the same settings."""
-        return type(self)(self._path, synchronous=self._synchronous, busy_timeout=self._busy_timeout)
+        """Return a new, unconnected handle on the same file, with the same settings.
+
+        While this handle is open, the new one creates no file and opens no other one: its ``connect`` raises
+        StoreUnavailable if the file was removed or replaced.
+        """
+        other = type(self)(self._path, synchronous=self._synchronous, busy_timeout=self._busy_timeout)
+        other._origin = weakref.ref(self)  # noqa: SLF001 - of its own class
+        return other
 
     async def connect(self) -> None:
         """Open the file, creating it if it is missing. See :meth:`taskqueue.backend.Backend.connect`.
@@ -123,11 +131,9 @@ class SQLiteBackend:
             await asyncio.wait((session.closing,))
             self._forget(loop, session)
         if session is None:
-            session = self._sessions[loop] = Session(
-                self._path,
-                partial(StoreFile, self._path, synchronous=self._synchronous, busy_timeout=self._busy_timeout),
-                syncs=self._synchronous == "FULL",
-            )
+            if not self._sessions:
+                self._identity = None
+            session = self._sessions[loop] = Session(self._path, self._open, syncs=self._synchronous == "FULL")
         try:
             await session.connected()
         finally:
@@ -228,6 +234,21 @@ class SQLiteBackend:
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the contract's name; a hint is no deadline
         """Wait for a change. See :meth:`taskqueue.backend.Backend.wait`."""
         await self._session().wait(timeout)
+
+    def _open(self) -> StoreFile:
+        origin = self._origin() if self._origin is not None else None
+        file = StoreFile(
+            self._path,
+            synchronous=self._synchronous,
+            busy_timeout=self._busy_timeout,
+            expected=origin._open_file() if origin is not None else None,  # noqa: SLF001 - of its own class
+        )
+        self._identity = file.identity
+        return file
+
+    def _open_file(self) -> Identity | None:
+        """Return which file this handle has open, if any. Called from the threads of clones."""
+        return self._identity if self._sessions and self._pid == os.getpid() else None
 
     def _session(self) -> Session:
         session = self._sessions.get(asyncio.get_running_loop()) if self._pid == os.getpid() else None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -42,6 +43,11 @@ async def opened(path: Path, **options: Any) -> SQLiteBackend:
     backend = SQLiteBackend(path, **options)
     await backend.connect()
     return backend
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads
+        await asyncio.sleep(0.001)
 
 
 def fill(path: Path, number: int = 60) -> None:
@@ -125,6 +131,81 @@ def test_nothing_is_acknowledged_once_a_file_is_taken_away(
         await backend.close()
 
     asyncio.run(main())
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("take_away", "said"),
+    [(Path.unlink, "removed"), (replace_by_a_directory, "replaced"), (replace_by_another_store, "replaced")],
+)
+def test_a_clone_of_an_open_handle_opens_no_other_file_and_creates_none(
+    path: Path, take_away: Callable[[Path], None], said: str
+) -> None:
+    async def main() -> None:
+        backend = await opened(path)
+        clone = backend.clone()
+        await asyncio.to_thread(take_away, path)
+        there = await asyncio.to_thread(path.exists)
+        with pytest.raises(StoreUnavailable, match=said):
+            await clone.connect()
+        assert await asyncio.to_thread(path.exists) == there
+        await backend.close()
+
+    asyncio.run(main())
+
+
+@POSIX
+def test_a_clone_of_a_handle_that_was_closed_opens_what_is_there(path: Path) -> None:
+    async def main() -> None:
+        backend = await opened(path)
+        clone = backend.clone()
+        await backend.close()
+        await asyncio.to_thread(path.unlink)
+        await clone.connect()
+        await clone.enqueue([new("a")])
+        await clone.close()
+
+    asyncio.run(main())
+
+
+_moved_away = threading.Event()
+_ran: list[str] = []
+
+
+def wait_until_it_was_moved_away() -> str:
+    _ran.append("ran")
+    assert _moved_away.wait(30)
+    return "done"
+
+
+@POSIX
+def test_a_worker_whose_file_is_moved_away_for_a_while_keeps_what_it_runs_and_makes_no_other_file(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = path.with_name("elsewhere.db")
+
+    async def main() -> None:
+        _moved_away.clear()
+        async with TaskQueue(SQLiteBackend(path)) as queue:
+            task_id = await queue.enqueue(wait_until_it_was_moved_away)
+            working = asyncio.create_task(Worker(queue, lease=timedelta(seconds=0.5)).run_until_idle())
+            await until(lambda: bool(_ran))
+            await asyncio.to_thread(path.rename, away)
+            await until(lambda: "cannot extend leases" in caplog.text)
+            assert not await asyncio.to_thread(path.exists)
+            _moved_away.set()
+            await until(lambda: "cannot record its outcome" in caplog.text)
+            assert not await asyncio.to_thread(path.exists)
+            await asyncio.to_thread(away.rename, path)
+            await working
+            result = await queue.get_result(task_id, 0)
+            assert result is not None
+            assert result.unwrap() == "done"
+
+    _ran.clear()
+    with caplog.at_level(logging.WARNING, "taskqueue"):
+        asyncio.run(asyncio.wait_for(main(), 60))
+    assert _ran == ["ran"]
 
 
 @POSIX
