@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from taskqueue.backends._rows import (
@@ -36,9 +38,9 @@ _SHORT_ROWS: Final = 20
 _SHORT_BYTES: Final = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Operation(Generic[T]):
-    """One call of a method, with its arguments bound.
+    """One call of a method, with its arguments bound. Not changed once it is made; frozen, it would cost twice as much.
 
     Attributes:
         run: Does it and returns the result.
@@ -53,18 +55,18 @@ class Operation(Generic[T]):
     short: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Enqueue(Operation[None]):
-    """A call of ``enqueue``. Calls that stand next to each other can run as one: see :func:`enqueue_all`.
+    """A call of ``enqueue`` with new tasks. Neighbours can run as one: see :func:`enqueue_all`.
 
     Attributes:
-        rows: The tasks, as rows of the table.
+        rows: The tasks, as arguments of the statement.
     """
 
     rows: Sequence[tuple[Any, ...]] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Complete(Operation[None]):
     """A call of ``complete``. Calls that stand next to each other can run as one: see :func:`complete_all`.
 
@@ -75,12 +77,20 @@ class Complete(Operation[None]):
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# INDEXED BY: without statistics SQLite may take the index on the status alone, and sort. If the index cannot
-# serve the query, the statement is an error, never a slow success.
 _KNOWN_IDS: Final = "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
 
 _INSERT: Final = f"INSERT INTO tasks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of columns
 
+_INSERT_NEW: Final = """
+    INSERT INTO tasks (id, enqueued_at, available_at, max_retries, payload, status, attempts)
+    VALUES (?, ?, ?, ?, ?, 'pending', 0)
+"""
+
+# Many rows in one statement cost half of what as many statements cost. Few sizes, so that few statements are kept.
+_INSERT_NEW_BY_SIZE: Final = {size: _INSERT_NEW + ", (?, ?, ?, ?, ?, 'pending', 0)" * (size - 1) for size in (50, 10)}
+
+# INDEXED BY: without statistics SQLite may take another index, and sort. If the index cannot serve the query, the
+# statement is an error, never a slow success.
 CLAIM: Final = f"""
     UPDATE tasks
     SET status = 'running', attempts = attempts + 1, started_at = :now, lease_expires_at = :lease_expires_at
@@ -191,70 +201,120 @@ PURGE: Final = """
 """
 
 
-def enqueue(tasks: Iterable[Task]) -> Enqueue:
+def enqueue(tasks: Iterable[Task]) -> Operation[None]:
     """Add PENDING tasks."""
-    rows: list[tuple[Any, ...]] = []
-    for task in tasks:
+    given = list(tasks)
+    for task in given:
         if task.max_retries > _LARGEST_INTEGER:
             raise InvalidArgument("max_retries", task.max_retries, "SQLite keeps integers up to 2**63 - 1")
-        rows.append(row_of_task(task))
-
-    def run(db: sqlite3.Connection) -> None:
-        (refusal,) = enqueue_all(db, [rows])
-        if refusal is not None:
-            raise refusal
-
-    only: str = rows[0][0] if rows else ""
-
-    def run_single(db: sqlite3.Connection) -> None:
-        try:
-            with _sizes_checked(db, "the largest task", rows[0]):
-                db.execute(_INSERT, rows[0])
-        except sqlite3.IntegrityError as error:
-            if _is_duplicate(error):
-                raise TaskExists((only,)) from None
-            raise
-
-    short = sum(len(row[10]) for row in rows) <= _SHORT_BYTES and len(rows) <= _SHORT_ROWS
+    if any(task.attempts or task.started_at for task in given):
+        return Operation(partial(_enqueue_moved, [row_of_task(task) for task in given]), writes=True)
+    rows = _new_rows(given)
+    short = len(rows) <= _SHORT_ROWS and sum(len(row[-1]) for row in rows) <= _SHORT_BYTES
     if len(rows) == 1:
-        return Enqueue(run_single, writes=True, single=True, short=short, rows=rows)
-    return Enqueue(run, writes=True, short=short, rows=rows)
+        return Enqueue(partial(_enqueue_one, rows[0]), writes=True, single=True, short=short, rows=rows)
+    return Enqueue(partial(_enqueue_new, rows), writes=True, short=short, rows=rows)
+
+
+def _new_rows(tasks: Iterable[Task]) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    instant, stored = None, 0
+    for task in tasks:
+        if task.enqueued_at is not instant:  # the tasks of one call share it, and most are due at once
+            instant = task.enqueued_at
+            stored = microseconds(instant)
+        available_at = stored if task.available_at is instant else microseconds(task.available_at)
+        rows.append((task.id, stored, available_at, task.max_retries, bytes(task.payload)))
+    return rows
+
+
+def _enqueue_one(row: tuple[Any, ...], db: sqlite3.Connection) -> None:
+    try:
+        db.execute(_INSERT_NEW, row)
+    except sqlite3.IntegrityError as error:
+        if _is_duplicate(error):
+            raise TaskExists((row[0],)) from None
+        raise
+    except (sqlite3.DataError, OverflowError) as error:
+        _check_sizes(error, db, "the largest task", [row])
+        raise
+
+
+def _enqueue_new(rows: Sequence[tuple[Any, ...]], db: sqlite3.Connection) -> None:
+    (refusal,) = enqueue_all(db, [rows])
+    if refusal is not None:
+        raise refusal
 
 
 def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
-    """Add the rows of several calls, those of each call wholly or not at all; return each call's refusal, or None."""
-    rows = [row for call in calls for row in call]
+    """Add the new tasks of several calls, those of each call wholly or not at all; return each's refusal, or None."""
+    rows = list(chain.from_iterable(calls))
     try:
-        with _savepoint(db), _sizes_checked(db, "the largest task", *rows):
-            db.executemany(_INSERT, rows)
+        with _savepoint(db):
+            _insert_new(db, rows)
     except sqlite3.IntegrityError as error:
         if not _is_duplicate(error):
             raise
         return _enqueue_some(db, calls)
+    except (sqlite3.DataError, OverflowError) as error:
+        _check_sizes(error, db, "the largest task", rows)
+        raise
     return [None] * len(calls)
+
+
+def _insert_new(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    begin = 0
+    for size, statement in _INSERT_NEW_BY_SIZE.items():
+        while begin + size <= len(rows):
+            db.execute(statement, tuple(chain.from_iterable(rows[begin : begin + size])))
+            begin += size
+    db.executemany(_INSERT_NEW, rows[begin:])
+
+
+def _enqueue_moved(rows: Sequence[tuple[Any, ...]], db: sqlite3.Connection) -> None:
+    """Add tasks of which some have been attempted in another store."""
+    try:
+        with _savepoint(db):
+            db.executemany(_INSERT, rows)
+    except sqlite3.IntegrityError as error:
+        if not _is_duplicate(error):
+            raise
+        raise TaskExists(_offending(rows, _known(db, rows))) from None
+    except (sqlite3.DataError, OverflowError) as error:
+        _check_sizes(error, db, "the largest task", rows)
+        raise
 
 
 def _enqueue_some(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
     """Do what ``enqueue_all`` does where ids are known, or stand there twice."""
-    ids = to_json(row[0] for rows in calls for row in rows)
-    known = {task_id for (task_id,) in db.execute(_KNOWN_IDS, (ids,))}
+    known = _known(db, chain.from_iterable(calls))
     accepted: list[tuple[Any, ...]] = []
     refusals: list[TaskExists | None] = []
     for rows in calls:
-        own: set[str] = set()
-        offending: dict[str, None] = {}
-        for row in rows:
-            if row[0] in known or row[0] in own:
-                offending[row[0]] = None
-            own.add(row[0])
+        offending = _offending(rows, known)
         if offending:
-            refusals.append(TaskExists(tuple(offending)))
+            refusals.append(TaskExists(offending))
         else:
             refusals.append(None)
             accepted += rows
-            known |= own
-    db.executemany(_INSERT, accepted)
+            known.update(row[0] for row in rows)
+    _insert_new(db, accepted)
     return refusals
+
+
+def _known(db: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> set[str]:
+    return {task_id for (task_id,) in db.execute(_KNOWN_IDS, (to_json(row[0] for row in rows),))}
+
+
+def _offending(rows: Iterable[tuple[Any, ...]], known: set[str]) -> tuple[str, ...]:
+    """Return the ids that are known, or stand there twice, each once."""
+    own: set[str] = set()
+    offending: dict[str, None] = {}
+    for row in rows:
+        if row[0] in known or row[0] in own:
+            offending[row[0]] = None
+        own.add(row[0])
+    return tuple(offending)
 
 
 def _is_duplicate(error: sqlite3.IntegrityError) -> bool:
@@ -301,8 +361,11 @@ def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Oper
     arguments = {"id": task_id, "attempt": attempt, "value": bytes(value), "now": microseconds(now)}
 
     def run(db: sqlite3.Connection) -> None:
-        with _sizes_checked(db, "the value", (arguments["value"],)):
+        try:
             changed = db.execute(COMPLETE, arguments).rowcount
+        except (sqlite3.DataError, OverflowError) as error:
+            _check_sizes(error, db, "the value", [(arguments["value"],)])
+            raise
         if not changed:
             raise _refusal(db, task_id, attempt)
 
@@ -349,8 +412,11 @@ def fail(task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> O
     }
 
     def run(db: sqlite3.Connection) -> Task:
-        with _sizes_checked(db, "the failure", (arguments["proposed"],)):
+        try:
             rows = db.execute(FAIL, arguments).fetchall()
+        except (sqlite3.DataError, OverflowError) as error:
+            _check_sizes(error, db, "the failure", [(arguments["proposed"],)])
+            raise
         if not rows:
             raise _refusal(db, task_id, attempt)
         return task_of_row(rows[0])
@@ -492,24 +558,10 @@ class _savepoint:  # noqa: N801 - a context manager, and a class is the cheapest
         self._db.execute("RELEASE taskqueue_group")
 
 
-class _sizes_checked:  # noqa: N801 - as above
-    """Turn SQLite's refusal of a value that is too large into ours."""
-
-    __slots__ = ("_db", "_rows", "_what")
-
-    def __init__(self, db: sqlite3.Connection, what: str, *rows: Sequence[Any]) -> None:
-        self._db = db
-        self._what = what
-        self._rows = rows
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, (sqlite3.DataError, OverflowError)):
-            return
-        limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
-        cells = (sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in self._rows)
-        size = max(cells, default=0)
-        if size > limit:
-            raise TooLarge(self._what, size=size, limit=limit) from error
+def _check_sizes(error: Exception, db: sqlite3.Connection, what: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Raise TooLarge if the error of SQLite is that a row is larger than it takes."""
+    limit = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+    cells = (sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in rows)
+    size = max(cells, default=0)
+    if size > limit:
+        raise TooLarge(what, size=size, limit=limit) from error

@@ -18,11 +18,12 @@ _LAST_INSTANT: Final = 253_402_300_799_999_999
 _KNOWN_STATUS: Final = " OR ".join(f"status = '{status}'" for status in TaskStatus)
 
 SCHEMA: Final = (
-    # seq is the order of enqueueing; AUTOINCREMENT because a cursor must not meet a number for the second time.
+    # seq is the order of enqueueing. Once the newest tasks are purged, their numbers are given again, which listings do
+    # not mind. AUTOINCREMENT would prevent that, and write one page more for every insert.
     # The blobs come last, since SQLite reads a row from its beginning.
     f"""
     CREATE TABLE tasks (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        seq INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE CHECK (typeof(id) = 'text'),
         status TEXT NOT NULL CHECK ({_KNOWN_STATUS}),
         enqueued_at INTEGER NOT NULL CHECK (enqueued_at BETWEEN 0 AND {_LAST_INSTANT}),
