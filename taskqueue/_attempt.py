@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
 from taskqueue._execution import Execution, Raised, Returned
-from taskqueue._text import error_text, traceback_text
+from taskqueue._text import log_text, traceback_text
 from taskqueue.current import Cancellation, CurrentTask
 from taskqueue.errors import (
     IncompatibleStore,
@@ -15,6 +15,7 @@ from taskqueue.errors import (
     NotConnected,
     SerializationError,
     StaleClaim,
+    StoreUnavailable,
     TaskNotFound,
     TooLarge,
 )
@@ -29,10 +30,13 @@ logger = logging.getLogger("taskqueue.worker")
 HOPELESS: Final = (NotConnected, IncompatibleStore, InvalidArgument)
 """What repeating cannot heal: the worker ends with it instead of logging it for ever."""
 PATIENCE: Final = 5.0
-"""How many seconds a coroutine has to end after it was interrupted because its worker ends."""
+"""How many seconds a coroutine has to end after it was interrupted because its worker ends; then its outcome has as
+many again to be recorded, should the store be away."""
 
 _FIRST_REST: Final = 0.1
+_LONGEST_REST: Final = 2.0
 _TRIES_TO_RECORD: Final = 6
+"""How often it is tried if what goes wrong is not that the store is away."""
 # What asyncio lets through to the loop, or what ends a coroutine; a task's own code may raise them too.
 _LETHAL: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -50,7 +54,8 @@ class Attempt:
     Attributes:
         claim: The id of the task and the number of the attempt.
         cancellation: What ``current_task().cancelled`` shows inside; may be set from any thread.
-        interrupted: Whether it was recorded as failed because it was interrupted.
+        interrupted: Whether it was recorded as failed because it was interrupted, or could not be recorded at all
+            before its worker ended.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Attempt:
         self._interruption: str | None = None
         self._overrun: float | None = None
         self._losing_patience: asyncio.TimerHandle | None = None
+        self._record_until: float | None = None
 
     @property
     def runs_on(self) -> bool:
@@ -94,9 +100,11 @@ class Attempt:
     def interrupt(self, why: str) -> None:
         """End the attempt at the next await of its coroutine; it is recorded as failed if it does not return.
 
-        A function in a thread is recorded as failed at once, a coroutine that goes on after ``PATIENCE`` seconds.
+        A function in a thread is recorded as failed at once, a coroutine that goes on after ``PATIENCE`` seconds. An
+        outcome that cannot be recorded, because the store is away, is given up after as many.
         """
         if self._has_outcome:
+            self._limit_recording()
             return
         self._interruption = self._interruption or why
         if self._losing_patience is None:
@@ -115,6 +123,8 @@ class Attempt:
         self._attending = asyncio.current_task(self._loop)
         outcome = await self._outcome()
         self._has_outcome = True
+        if self._interruption is not None:
+            self._limit_recording()
         self._on_outcome(self)
         if self._lost:
             self._log_dropped("its claim was lost, for the task was cancelled, recovered by another worker or purged")
@@ -130,6 +140,10 @@ class Attempt:
         self.cancellation.requested = True
         if self._execution is not None:
             self._execution.interrupt()
+
+    def _limit_recording(self) -> None:
+        if self._record_until is None:
+            self._record_until = self._loop.time() + PATIENCE
 
     def _abandon(self) -> None:
         if self._execution is not None:
@@ -175,6 +189,8 @@ class Attempt:
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise
             return error
+        except StoreUnavailable as problem:
+            self._give_up("outcome", problem)
         except (Exception, *_LETHAL) as error:  # noqa: BLE001 - the value's own code may raise anything as well
             return error
         return None
@@ -189,17 +205,11 @@ class Attempt:
                 lambda: self._queue.fail_task(task.id, task.attempts, described, traceback=trace)
             )
         except Exception as problem:  # noqa: BLE001 - nobody is left to tell but the log
-            logger.error(  # noqa: TRY400 - the trace that matters is the task's, which is not this one
-                "task %s: the failure of attempt %d cannot be recorded, so its lease will run out: %s; the failure: %s",
-                task.id,
-                task.attempts,
-                error_text(problem),
-                error_text(described),
-            )
+            self._give_up("failure", problem, f"; the failure: {log_text(described)}")
             return
         if failed is None:
             return
-        reason = failed.failures[-1].error
+        reason = log_text(failed.failures[-1].error)
         if failed.status is TaskStatus.PENDING:
             eta = failed.available_at
             logger.warning("task %s: attempt %d failed, due again at %s: %s", task.id, task.attempts, eta, reason)
@@ -230,15 +240,29 @@ class Attempt:
     def _log_dropped(self, why: object) -> None:
         logger.warning("task %s: the outcome of attempt %d is dropped: %s", self._task.id, self._task.attempts, why)
 
+    def _give_up(self, what: str, problem: BaseException, more: str = "") -> None:
+        self.interrupted = True
+        logger.error(
+            "task %s: the %s of attempt %d cannot be recorded, so its lease will run out: %s%s",
+            self._task.id,
+            what,
+            self._task.attempts,
+            log_text(problem),
+            more,
+        )
+
     async def _persist(self, record: Callable[[], Awaitable[T]]) -> T | None:
         """Record an outcome, trying again while the store is away; None if the queue refused it.
 
-        Raises whatever trying again cannot heal, and the error of the last try.
+        Nobody but this worker has the outcome, and its lease is extended as soon as the store is back; so it is kept
+        until it is recorded or refused, or until the worker ends. Raises whatever trying again cannot heal, and the
+        error of the last try.
         """
-        rest = _FIRST_REST
-        for tries_left in reversed(range(_TRIES_TO_RECORD)):
+        rest, tries = _FIRST_REST, 0
+        while True:
+            tries += 1
             try:
-                return await record()
+                recorded = await record()
             except (StaleClaim, TaskNotFound) as refusal:
                 # After an answer that was lost this can also mean that the outcome is recorded already.
                 self._log_dropped(refusal)
@@ -246,14 +270,20 @@ class Attempt:
             except (SerializationError, TooLarge, *HOPELESS):
                 raise
             except Exception as error:
-                if not tries_left:
+                if not self._may_try_again(error, tries, rest):
                     raise
-                logger.warning(
-                    "task %s: cannot record its outcome, trying again in %.3g s: %s",
-                    self._task.id,
-                    rest,
-                    error_text(error),
-                )
+                # One line for each task, and not one for each try: the store may be away for hours.
+                level = logging.DEBUG if tries > 1 else logging.WARNING
+                why = log_text(error)
+                logger.log(level, "task %s: cannot record its outcome, trying again: %s", self._task.id, why)
                 await asyncio.sleep(rest)
-                rest *= 2
-        return None
+                rest = min(2 * rest, _LONGEST_REST)
+            else:
+                if tries > 1:
+                    logger.warning("task %s: recorded its outcome, at try %d", self._task.id, tries)
+                return recorded
+
+    def _may_try_again(self, error: Exception, tries: int, rest: float) -> bool:
+        if not isinstance(error, StoreUnavailable):
+            return tries < _TRIES_TO_RECORD
+        return self._record_until is None or self._loop.time() + rest < self._record_until

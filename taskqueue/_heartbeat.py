@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from taskqueue._instants import later
 from taskqueue._stall import StallWatch
-from taskqueue._text import error_text
+from taskqueue._text import log_text
 from taskqueue.backend import MAX_TASKS_PER_CALL
 from taskqueue.current import Cancellation, running
 from taskqueue.errors import TaskQueueError
@@ -207,21 +207,22 @@ class Heartbeat:
         try:
             # A store that does not answer must not keep the beats from beginning anew.
             async with asyncio.timeout(max(self._lease.total_seconds(), _SHORTEST_LIMIT)):
-                await self._beat()
+                extended = await self._beat()
         except Exception as error:  # whatever it is, a store that is away comes back
             if not self._failing:
                 self._failing = True
                 rest = self.interval / _TRIES_PER_INTERVAL
-                logger.warning("cannot extend leases, trying again every %.3g s: %s", rest, error_text(error))
+                logger.warning("cannot extend leases, trying again every %.3g s: %s", rest, log_text(error))
                 logger.debug("in full:", exc_info=error)
             with suppress(Exception):  # the next beat connects afresh
                 await self._disconnect()
         else:
-            if self._failing:
-                self._failing = False
+            if self._failing and extended:
                 logger.warning("leases are extended again")
+            self._failing = False
 
-    async def _beat(self) -> None:
+    async def _beat(self) -> bool:
+        """Extend what there is to extend; tell whether there was anything."""
         held = self.held()
         since = self._claiming_since
         if since is not None:
@@ -231,7 +232,7 @@ class Heartbeat:
         if not in_flight:
             self._unanswered.clear()
         if not (held or in_flight) or self._stall.stalled():
-            return
+            return False
         queue = await self._connected()
         kept = await self._extended(queue, list(held))
         for claim, holder in held.items():
@@ -240,6 +241,7 @@ class Heartbeat:
         if since is not None and in_flight:
             self._unanswered |= await self._claimed_since(queue, since)
             await self._extended(queue, list(self._unanswered))
+        return True
 
     async def _connected(self) -> TaskQueue:
         if self._queue is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskqueue._text import error_text
+from taskqueue._text import log_text
 from taskqueue.errors import StaleClaim, TaskNotFound
 from taskqueue.queue import TaskQueue, lost_lease
 
@@ -57,8 +57,8 @@ class Recovery:
             try:
                 stored = await self._queue.fail_task(task.id, task.attempts, lost_lease(task), if_expired=True)
             except (StaleClaim, TaskNotFound) as refusal:
-                logger.debug("task %s: attempt %d needs no recovery: %s", task.id, task.attempts, error_text(refusal))
+                logger.debug("task %s: attempt %d needs no recovery: %s", task.id, task.attempts, log_text(refusal))
                 continue
             what = "was the last" if stored.status.ended else f"due again at {stored.available_at}"
-            logger.warning("task %s: recovered, %s: %s", task.id, what, stored.failures[-1].error)
+            logger.warning("task %s: recovered, %s: %s", task.id, what, log_text(stored.failures[-1].error))
         self._seen = seen

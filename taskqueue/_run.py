@@ -13,7 +13,7 @@ from taskqueue._attempt import HOPELESS, Attempt
 from taskqueue._heartbeat import Heartbeat
 from taskqueue._hint import watching
 from taskqueue._recovery import Recovery
-from taskqueue._text import error_text
+from taskqueue._text import error_text, log_text
 from taskqueue._upkeep import regularly
 from taskqueue.errors import TaskNotFound, TaskQueueError
 from taskqueue.queue import TaskQueue
@@ -152,7 +152,7 @@ class Run:
             except HOPELESS:
                 raise
             except Exception as error:  # whatever it is, a store that is away comes back
-                logger.warning("cannot claim tasks, trying again in %.3g s: %s", rest, error_text(error))
+                logger.warning("cannot claim tasks, trying again in %.3g s: %s", rest, log_text(error))
                 logger.debug("in full:", exc_info=error)
                 await self._first_of(timeout=rest)
                 rest = min(2 * rest, max(poll, _FIRST_REST))
@@ -221,7 +221,7 @@ class Run:
         try:
             held = await self._queue.extend([attempt.claim for attempt in attempts], lease=self._settings.lease)
         except Exception as error:  # noqa: BLE001 - then the heartbeat finds out
-            logger.warning("cannot extend the leases of a claim that took long: %s", error_text(error))
+            logger.warning("cannot extend the leases of a claim that took long: %s", log_text(error))
             return attempts
         for attempt in attempts:
             if attempt.claim not in held:

@@ -13,6 +13,7 @@ from taskqueue.backend import MAX_TEXT_BYTES
 
 _OWN_FILES: Final = str(Path(__file__).parent)
 _NO_MESSAGE: Final = "failed without a message"
+_LONGEST_LINE: Final = 500
 
 
 def error_text(error: BaseException | str) -> str:
@@ -21,6 +22,12 @@ def error_text(error: BaseException | str) -> str:
     An exception without a message gives the name of its class. Whatever its ``__str__`` does, there is a text.
     """
     return storable(error if isinstance(error, str) else _described(error), tail=0) or _NO_MESSAGE
+
+
+def log_text(error: BaseException | str) -> str:
+    """Return the same for a log: on one line, and cut to 500 characters. The whole is in the task's record."""
+    text = " ".join(error_text(error).split())
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 4]} ..."
 
 
 def traceback_text(error: BaseException) -> str:

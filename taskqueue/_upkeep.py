@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from taskqueue._text import error_text
+from taskqueue._text import log_text
 from taskqueue.errors import NotConnected
 
 logger = logging.getLogger("taskqueue.worker")
@@ -29,7 +29,7 @@ async def regularly(
             return  # the queue was closed, which ends its worker
         except Exception as error:  # it must never end the worker
             if not failing:
-                logger.warning("%s failed, trying again every %.3g s: %s", what, seconds, error_text(error))
+                logger.warning("%s failed, trying again every %.3g s: %s", what, seconds, log_text(error))
                 logger.debug("in full:", exc_info=error)
             failing = True
         else:

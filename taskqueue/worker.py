@@ -46,7 +46,8 @@ class Worker:
         poll: How long an idle worker waits at most before it looks again. A notification, or the eta of a task that
             it knows of, wakes it earlier.
         grace: How long running tasks may go on once the worker was stopped. What is left then is interrupted and
-            recorded as a failed attempt; coroutines have 5 more seconds to clean up. Zero interrupts at once.
+            recorded as a failed attempt; coroutines have 5 more seconds to clean up, and outcomes as many to be
+            recorded if the store is away. Zero interrupts at once.
         stall_timeout: After how long without a turn of the event loop its leases are given up; by default ten leases.
         purge_after: Remove tasks, with their results, once they have ended longer ago than this: at the start and
             again after a tenth of it, but not more often than every minute nor less often than every hour. By default
@@ -90,7 +91,8 @@ class Worker:
     def interrupted(self) -> tuple[str, ...]:
         """The ids of the tasks that the last run interrupted, because its grace period was over or it was cancelled.
 
-        Each was recorded as a failed attempt whose error says so. Empty before the end of a run.
+        Each was recorded as a failed attempt whose error says so. Those whose outcome could not be recorded, since the
+        store was away when the run ended, are here too: their leases run out. Empty before the end of a run.
         """
         return self._interrupted
 

@@ -762,14 +762,15 @@ def test_no_thread_is_left_behind(run: Run, queue: TaskQueue, *, cancelled: bool
 class Flaky(MemoryBackend):
     """The methods named in ``away`` fail as often as it says."""
 
-    def __init__(self, **away: int) -> None:
+    def __init__(self, error: Exception | None = None, **away: int) -> None:
         super().__init__()
+        self.error = error or StoreUnavailable("here", "it is away")
         self.away = away
 
     def fails(self, method: str) -> None:
         if self.away.get(method, 0) > 0:
             self.away[method] -= 1
-            raise StoreUnavailable("here", "it is away")
+            raise self.error
 
     async def claim(self, **arguments: Any) -> Any:
         self.fails("claim")
@@ -815,11 +816,74 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(
 
 
 @pytest.mark.usefixtures("no_rests")
+@pytest.mark.parametrize("method", ["complete", "fail"])
+def test_an_outcome_is_kept_for_as_long_as_the_store_is_away_and_logged_twice(
+    run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("taskqueue._attempt._LONGEST_REST", 0.002)
+
+    async def main() -> None:
+        queue = make_queue(backend=Flaky(**{method: 50}))
+        task_id = await queue.enqueue(*((note, "fine") if method == "complete" else (raise_it, ValueError, "bad")))
+        worker = Worker(queue)
+        await worker.run_until_idle()
+        task = await queue.get_task(task_id)
+        assert (task.status, task.attempts) == ("success" if method == "complete" else "failed", 1)
+        assert worker.interrupted == ()
+
+    with caplog.at_level(logging.WARNING, "taskqueue"):
+        run(main())
+    about = [message for message in caplog.messages if "outcome" in message]
+    assert [message.partition(": ")[2].partition(",")[0] for message in about] == [
+        "cannot record its outcome",
+        "recorded its outcome",
+    ]
+
+
+@pytest.mark.usefixtures("no_rests")
+@pytest.mark.parametrize("method", ["complete", "fail"])
+def test_an_outcome_that_cannot_be_recorded_does_not_keep_a_worker_that_ends(
+    run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("taskqueue._attempt.PATIENCE", 0.05)
+
+    async def main() -> None:
+        queue = make_queue(backend=Flaky(**{method: 1_000_000_000}))
+        task_id = await queue.enqueue(*((note, "fine") if method == "complete" else (raise_it, ValueError, "bad")))
+        worker = Worker(queue, grace=timedelta(0))
+        running = asyncio.create_task(worker.run())
+        await until(lambda: "cannot record its outcome" in caplog.text)
+        worker.stop()
+        await asyncio.wait_for(running, 10)
+        assert worker.interrupted == (task_id,)
+        assert (await queue.get_task(task_id)).status == "running"
+
+    with caplog.at_level(logging.WARNING, "taskqueue"):
+        run(main())
+    assert "cannot be recorded, so its lease will run out" in caplog.text
+
+
+def test_what_a_task_says_is_one_line_of_the_log_and_not_a_long_one(
+    run: Run, queue: TaskQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        task_id = await queue.enqueue(raise_it, ValueError, "two\nlines and " + "more " * 1000)
+        await Worker(queue).run_until_idle()
+        assert len((await queue.get_task(task_id)).failures[-1].error) > 5000
+
+    run(main())
+    [message] = [message for message in caplog.messages if "attempt 1 failed" in message]
+    assert "ValueError: two lines and more" in message
+    assert len(message) < 700
+    assert message.endswith(" ...")
+
+
+@pytest.mark.usefixtures("no_rests")
 def test_a_failure_that_cannot_be_recorded_is_logged_and_the_worker_goes_on(
     run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        queue = make_queue(backend=Flaky(fail=6))
+        queue = make_queue(backend=Flaky(RuntimeError("a bug of the backend"), fail=6))
         bad = await queue.enqueue(raise_it, ValueError, "bad")
         good = await queue.enqueue(note, "fine")
         await Worker(queue, concurrency=1).run_until_idle()

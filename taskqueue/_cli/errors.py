@@ -17,9 +17,9 @@ class Status(IntEnum):
     ERROR = 1
     USAGE = 2
     INTERRUPTED = 3
-    """Tasks were interrupted when the grace period was over."""
+    """Tasks were interrupted when the grace period was over, or their outcomes could not be recorded."""
     ABANDONED = 4
-    """The process ended under a function in a thread, which cannot be interrupted."""
+    """The process ended under what cannot be interrupted: a function in a thread, a coroutine that goes on."""
     CTRL_C = 130
 
 

@@ -33,9 +33,11 @@ logger = logging.getLogger("taskqueue.cli")
       0  all tasks that ran have ended
       1  an error, such as a store that is not available
       2  wrong usage
-      3  tasks were interrupted when the grace period was over
-      4  a function in a thread could not be interrupted, and the
-         process ended under it; it is recorded as failed
+      3  tasks were interrupted when the grace period was over, or
+         could not be recorded, since the store was away
+      4  a function in a thread, or a coroutine that ignores its
+         cancellation, could not be interrupted, and the process
+         ended under it; it is recorded as failed
     A second signal ends the process by that signal (a shell says 128 + its number).
     """,
 )
