@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final, Self
 
 from taskqueue._instants import EPOCH, LATEST
-from taskqueue.backends._postgres_connection import Connection, Server, driver_error, reason
+from taskqueue.backends._postgres_connection import Connection, Server, driver_error, reach, reason
 from taskqueue.errors import NotConnected, StoreUnavailable
 
 _LOG: Final = logging.getLogger("taskqueue.backends.postgres")
@@ -83,13 +83,13 @@ class ServerClock:
         return self() - (EPOCH + timedelta(seconds=time.time()))
 
     async def measure(self) -> timedelta:
-        """Ask the server, set the clock, and return its offset.
+        """Ask the server, set the clock, and return its offset. A server that is just starting is waited for.
 
         Raises:
             StoreUnavailable: The server does not answer; the clock goes on as before.
         """
         try:
-            connection = await Connection.open(self._server)
+            connection = await reach(self._server)
             try:
                 samples = [await self._sample(connection) for _ in range(_SAMPLES)]
             finally:

@@ -7,6 +7,8 @@ from typing import Any, Final, Self
 
 import asyncpg
 
+from taskqueue.errors import StoreUnavailable
+
 Row = Sequence[Any]
 
 UniqueViolation: Final = asyncpg.UniqueViolationError
@@ -34,6 +36,8 @@ _BEGIN: Final = "; ".join(
     ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = {value}" for name, value in _PLANNER.items()))
 )
 _GRACE_SECONDS: Final = 5.0
+_FIRST_DELAY: Final = 0.02
+_LONGEST_DELAY: Final = 1.0
 
 _DISCONNECTING: Final = ("08", "57P", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is ending, or the server is read-only."""
@@ -221,6 +225,25 @@ class _Transaction:
             await self._driver.execute("COMMIT", timeout=self._seconds)
         elif isinstance(error, asyncpg.PostgresError | asyncpg.DataError) and not self._driver.is_closed():
             await self._driver.execute("ROLLBACK", timeout=self._seconds)
+
+
+async def reach(server: Server, *, given_up: Callable[[], bool] = lambda: False) -> Connection:
+    """Connect; where the server is not there yet, try again until the time for connecting is up, or it is given up.
+
+    Raises:
+        StoreUnavailable: The server cannot be reached, or refuses us; the message says why.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + server.connect_timeout
+    delay = _FIRST_DELAY
+    while True:
+        try:
+            return await Connection.open(server, deadline - clock())
+        except Exception as error:
+            if given_up() or clock() + delay > deadline or not transient(error):
+                raise StoreUnavailable(server.location, reason(error)) from error
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, _LONGEST_DELAY)
 
 
 def transient(error: BaseException) -> bool:

@@ -11,6 +11,8 @@ _LOG: Final = logging.getLogger("taskqueue.backends.postgres")
 _LOOK_SECONDS: Final = 15.0
 """How long the connection may be silent before it is asked whether it is alive."""
 _ANSWER_SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 1.0
+"""How long `stop` lets a connection be made: cancelled in the middle, the driver leaves an exception unheard."""
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 5.0
 
@@ -31,6 +33,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stopping = False
+        self._connecting = False
         self._warned = False
 
     def start(self) -> None:
@@ -44,12 +47,14 @@ class Listener:
             # A cancellation may get lost in the driver or in asyncio, where what is awaited ends at the same time.
             self._stopping = True
             self._ended.set()
+            if self._connecting:
+                await asyncio.wait((self._task,), timeout=_CONNECT_SECONDS)
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
         delay = _FIRST_DELAY
-        while not self._stopping:
+        while True:
             began = asyncio.get_running_loop().time()
             try:
                 await self._listen()
@@ -57,6 +62,8 @@ class Listener:
                 if not driver_error(error):
                     raise
                 self._warn(reason(error))
+            if self._stopping:
+                return
             if asyncio.get_running_loop().time() - began > _LONGEST_DELAY:
                 delay = _FIRST_DELAY
             await asyncio.sleep(delay)
@@ -73,8 +80,14 @@ class Listener:
     async def _listen(self) -> None:
         """Listen until the connection ends."""
         ended = self._ended = asyncio.Event()
-        connection = await Connection.open(self._server)
+        self._connecting = True
         try:
+            connection = await Connection.open(self._server)
+        finally:
+            self._connecting = False
+        try:
+            if self._stopping:
+                return
             await connection.listen(self._channel, self._heard, ended.set)
             if self._warned:
                 self._warned = False

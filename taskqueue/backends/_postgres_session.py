@@ -13,9 +13,9 @@ from taskqueue.backends._postgres_connection import (
     ConnectionLost,
     Server,
     driver_error,
+    reach,
     reason,
     retriable,
-    transient,
 )
 from taskqueue.backends._postgres_listener import Listener
 from taskqueue.backends._postgres_operations import Operation, Table
@@ -30,8 +30,6 @@ _LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
 _REPETITIONS: Final = 3
 """How often a statement is sent again after its connection was lost, where that does no harm."""
 _DEADLOCKS: Final = 10
-_FIRST_DELAY: Final = 0.02
-_LONGEST_DELAY: Final = 1.0
 _NOTIFY_EVERY: Final = 0.01
 """How many seconds lie between two notifications of a handle at least."""
 _LINGER_SECONDS: Final = 0.01
@@ -155,21 +153,9 @@ class Session(BaseSession):
             self._connection = None
 
     async def _reconnect(self) -> Connection:
-        """Open a connection; where the server is not there yet, try until the time for connecting is up."""
         self._drop_connection()
-        deadline = self._loop.time() + self._server.connect_timeout
-        delay = _FIRST_DELAY
-        while True:
-            try:
-                self._connection = await Connection.open(self._server, deadline - self._loop.time())
-            except Exception as error:
-                late = self._loop.time() + delay > deadline or self._closing is not None
-                if late or not transient(error):
-                    raise StoreUnavailable(self._server.location, reason(error)) from error
-            else:
-                return self._connection
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
+        self._connection = await reach(self._server, given_up=lambda: self._closing is not None)
+        return self._connection
 
     # Calls
 

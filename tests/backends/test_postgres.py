@@ -75,6 +75,16 @@ async def raw(url: str) -> Any:
         await connection.close()
 
 
+@asynccontextmanager
+async def like_a_session(backend: PostgresBackend) -> Any:
+    """A connection with the settings of a handle's own, which is only for the handle: it sends when it likes."""
+    connection = await _postgres_connection.Connection.open(backend._server)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
 def schema_of(url: str) -> str:
     return dict(parse_qsl(urlsplit(url).query))["schema"]
 
@@ -348,7 +358,7 @@ def test_statements_go_along_their_indexes_whatever_the_statistics_say(
 
     async def main() -> dict[str, str]:
         plans = {}
-        async with connected(postgres_store) as backend:
+        async with connected(postgres_store) as backend, like_a_session(backend) as own:
             await backend.enqueue([new_task(f"{n}") for n in range(rows)])
             await backend.claim(now=NOW, limit=rows // 2, lease_expires_at=LEASE)
             async with raw(postgres_store) as admin:
@@ -360,9 +370,9 @@ def test_statements_go_along_their_indexes_whatever_the_statistics_say(
             )
             for name, template in statements.items():
                 statement = session.table.sql(template)
-                await session._connection.fetch(f"PREPARE {name} AS {statement}")
+                await own.fetch(f"PREPARE {name} AS {statement}")
                 arguments = ", ".join("NULL" for number in range(1, 10) if f"${number}" in statement)
-                plan = await session._connection.fetch(f"EXPLAIN EXECUTE {name} ({arguments})")
+                plan = await own.fetch(f"EXPLAIN EXECUTE {name} ({arguments})")
                 plans[name] = "\n".join(row[0] for row in plan)
         return plans
 
@@ -380,7 +390,7 @@ def test_a_listing_of_few_tasks_does_not_read_those_that_have_ended(run: Run, po
     ended, schema = 2000, schema_of(postgres_store)
 
     async def main() -> list[str]:
-        async with connected(postgres_store) as backend, raw(postgres_store) as admin:
+        async with connected(postgres_store) as backend, raw(postgres_store) as admin, like_a_session(backend) as own:
             await backend.enqueue([new_task(f"{n}") for n in range(1000)])
             await backend.enqueue([new_task(f"{n}") for n in range(1000, ended)])
             for table_is in ("unknown", "analysed"):
@@ -388,12 +398,12 @@ def test_a_listing_of_few_tasks_does_not_read_those_that_have_ended(run: Run, po
                     await backend.cancel(task.id, now=NOW)
                 await backend.enqueue([new_task(f"{table_is}-{n}") for n in range(10)])
                 await backend.claim(now=NOW, limit=5, lease_expires_at=LEASE)
-                session = backend._session()
+                table = backend._session().table
                 for status in (TaskStatus.PENDING, TaskStatus.RUNNING):
-                    statement = session.table.sql(_postgres_operations.Page.statement(status))
+                    statement = table.sql(_postgres_operations.Page.statement(status))
                     name = f"page_{table_is}_{status}"
-                    await session._connection.fetch(f"PREPARE {name} AS {statement}")
-                    plan = await session._connection.fetch(f"EXPLAIN EXECUTE {name} (0, 10)")
+                    await own.fetch(f"PREPARE {name} AS {statement}")
+                    plan = await own.fetch(f"EXPLAIN EXECUTE {name} (0, 10)")
                     plans.append("\n".join(row[0] for row in plan))
                 await admin.execute(f"VACUUM ANALYZE {schema}.tasks")
         return plans
@@ -531,6 +541,42 @@ def test_who_waits_hears_of_changes_again_after_the_connection_was_lost(run: Run
                 await asyncio.wait_for(waiting, 10)
 
     run(main())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_close_lets_a_listener_finish_connecting_but_not_for_ever(
+    run: Run, postgres_store: str, monkeypatch: pytest.MonkeyPatch, *, answers: bool
+) -> None:
+    """Cancelled in the middle of it, the driver leaves an exception behind that nobody hears."""
+    opened = _postgres_connection.Connection.open
+    left: list[str] = []
+
+    async def main() -> None:
+        connecting, closing = asyncio.Event(), asyncio.Event()
+
+        async def held(server: Any, seconds: float | None = None) -> Any:
+            if seconds is not None:
+                return await opened(server, seconds)
+            connecting.set()
+            try:
+                await closing.wait()
+                if not answers:
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                left.append("cancelled")
+                raise
+            left.append("connected")
+            return await opened(server)
+
+        async with connected(postgres_store) as backend:
+            monkeypatch.setattr(_postgres_connection.Connection, "open", held)
+            waiting = asyncio.ensure_future(backend.wait(20))
+            await connecting.wait()
+            asyncio.get_running_loop().call_later(0.05, closing.set)
+        await waiting
+
+    run(main())
+    assert left == ["connected" if answers else "cancelled"]
 
 
 def test_a_listener_that_cannot_connect_says_so_once(

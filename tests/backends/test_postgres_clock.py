@@ -79,6 +79,26 @@ def test_without_a_server_it_goes_on(run: Any, postgres_url: str, caplog: pytest
     run(main())
 
 
+def test_it_waits_for_a_server_that_is_just_starting(
+    run: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [ConnectionRefusedError("not yet")] * 3
+    connect = asyncpg.connect
+
+    async def sometimes(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await connect(*arguments, **options)
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncpg, "connect", sometimes)
+        async with server_clock(postgres_url) as clock:
+            assert not refusals
+            assert clock().tzinfo is UTC
+
+    run(main())
+
+
 def test_before_it_was_set_it_says_so(postgres_url: str) -> None:
     with pytest.raises(NotConnected, match="measure"):
         server_clock(postgres_url)()
