@@ -229,7 +229,8 @@ class IncompatibleStore(TaskQueueError):
 
     def __init__(self, location: str, *, found: int | None, supported: int) -> None:
         super().__init__(
-            f"{location} holds something other than a taskqueue; it was left untouched. Choose another path"
+            f"{location} holds something other than a taskqueue, or a damaged one; it was left untouched. Choose "
+            "another path, or restore a copy"
             if found is None
             else f"{location} has schema version {found}, and this taskqueue knows versions up to {supported}; it was "
             "left untouched. Upgrade taskqueue here, or choose another path"

@@ -910,8 +910,8 @@ class TaskQueue:
 def lost_lease(task: Task) -> str:
     """Say what is recorded as the error of an attempt whose lease ran out."""
     return (
-        f"the lease of attempt {task.attempts} ran out at {task.lease_expires_at}: its worker died, or lost contact "
-        "with the store"
+        f"the lease of attempt {task.attempts} ran out at {task.lease_expires_at}: its worker died, lost contact "
+        "with the store, or was blocked by a task for longer than its stall timeout"
     )
 
 

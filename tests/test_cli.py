@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import pytest
@@ -267,6 +267,16 @@ def test_a_url_with_a_password_is_shown_without_it(call: Call) -> None:
     result = call("list", "--url", "sqlite://ada:secret@host/x")
     assert result.exit_code == 2
     assert "secret" not in result.stderr
+
+
+def test_a_backend_whose_driver_is_not_installed_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(_: str) -> NoReturn:
+        raise ModuleNotFoundError("it needs a driver: pip install it")
+
+    monkeypatch.setattr("taskqueue._cli.store.backend_from_url", lacking)
+    result = call("list", "--url", "postgresql://u:secret@db/app")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: postgresql://u:***@db/app: it needs a driver: pip install it\n"
 
 
 def test_a_store_in_memory_is_refused(call: Call) -> None:
@@ -530,6 +540,13 @@ def test_a_serializer_of_one_s_own_is_an_instance_or_what_makes_one(call: Call, 
         assert result.exit_code == 2
         assert why in result.stderr
     assert call("show", "done", "--load", "--serializer", "no_such_module_here:x").exit_code == 2
+    module(folder / "app", "cli_fails", "raise RuntimeError('no settings')\n")
+    module(folder / "app", "cli_fails_later", "def make():\n    raise RuntimeError('no settings')\n")
+    for name, line in (("cli_fails:x", 1), ("cli_fails_later:make", 2)):
+        result = call("show", "done", "--load", "--app-dir", "app", "--serializer", name)
+        assert result.exit_code == 2
+        assert "RuntimeError: no settings" in result.stderr
+        assert f"{name.partition(':')[0]}.py, line {line})" in result.stderr
     assert "write MODULE:OBJECT" in call("show", "done", "--load", "--serializer", "dots.only").stderr
 
 

@@ -62,13 +62,13 @@ def start(folder: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def enqueued(name: str, *arguments: object) -> str:
+def enqueued(name: str, *arguments: object, task_id: str | None = None) -> str:
     """Enqueue a call of a function in the folder's module, in ``taskqueue.db``."""
     code = (
         "import asyncio, sys, cli_process_tasks as tasks, taskqueue\n"
         "async def main():\n"
         "    async with taskqueue.TaskQueue() as queue:\n"
-        f"        print(await queue.enqueue(tasks.{name}, *{arguments!r}))\n"
+        f"        print(await queue.options(task_id={task_id!r}).enqueue(tasks.{name}, *{arguments!r}))\n"
         "asyncio.run(main())"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -138,6 +138,13 @@ def test_what_a_worker_logs_has_its_instant_in_utc_its_level_and_its_logger(star
     assert time.strptime(instant[:19], "%Y-%m-%dT%H:%M:%S")
     assert instant[-1] == "Z"
     assert "TypeError" in failed
+
+
+def test_no_task_can_pass_for_another_line_of_the_log(start: Start) -> None:
+    enqueued("doze", task_id="a\n2026-01-01T00:00:00.000Z ERROR   taskqueue.cli: forged")
+    _code, _out, err = ended(start("worker", "--burst"))
+    assert "\n    2026-01-01T00:00:00.000Z ERROR   taskqueue.cli: forged" in err
+    assert "\n2026-01-01" not in err
 
 
 @pytest.fixture

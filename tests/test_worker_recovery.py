@@ -87,7 +87,8 @@ def test_what_a_dead_worker_held_is_retried_as_its_budget_allows(
         clock.now = expired_at
         failed = await queue.get_result(spent, 10)
         assert failed.error == (
-            f"the lease of attempt 1 ran out at {expired_at}: its worker died, or lost contact with the store"
+            f"the lease of attempt 1 ran out at {expired_at}: its worker died, lost contact with the store, or "
+            "was blocked by a task for longer than its stall timeout"
         )
         await until(lambda: has_status(queue, again, "pending"))
         clock.now = (await queue.get_task(again)).available_at

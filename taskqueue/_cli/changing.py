@@ -68,7 +68,10 @@ def cancel(task_ids: tuple[str, ...], *, as_json: bool, url: str | None) -> None
 )
 @ids_argument
 @click.option(
-    "--delay", type=Duration(zero=True), default="0", help="Run the new task not before this has passed; default: 0."
+    "--delay",
+    type=Duration(zero=True),
+    default="0",
+    help="Run the new task not before this has passed, such as 30s, 5m or 2h; default: 0.",
 )
 @click.option(
     "--max-retries",
@@ -139,7 +142,12 @@ def _for_each(
       taskqueue purge --older-than 7d --yes     # where nobody can be asked
     """,
 )
-@click.option("--older-than", type=Duration(zero=True), required=True, help="How long ago a task must have ended.")
+@click.option(
+    "--older-than",
+    type=Duration(zero=True),
+    required=True,
+    help="How long ago a task must have ended, such as 12h or 7d; a number alone counts seconds.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; count what would be removed now, by listing it all.")
 @json_option

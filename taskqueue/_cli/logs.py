@@ -18,8 +18,8 @@ class _UtcFormatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        # The errors of tasks may come from anywhere, and must not steer the terminal.
-        return printable(super().format(record))
+        # The errors of tasks may come from anywhere: they must not steer the terminal, nor pass for another line.
+        return printable(super().format(record)).replace("\n", "\n    ")
 
 
 def configure(level: str) -> None:

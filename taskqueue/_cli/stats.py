@@ -71,8 +71,8 @@ class Sample:
     type=Duration(zero=True),
     default="1s",
     show_default=True,
-    help="The time between two looks, over which throughput is measured. 0, without --watch: look once, and measure "
-    "no throughput.",
+    help="The time between two looks, such as 0.5s or 1m, over which throughput is measured. 0, without --watch: look "
+    "once, and measure no throughput.",
 )
 @json_option
 @url_option

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from taskqueue._cli.errors import Failed
+from taskqueue._text import error_text
 from taskqueue._url import backend_from_url, without_password
 from taskqueue.backend import Backend
 from taskqueue.errors import InvalidArgument
@@ -70,6 +72,8 @@ def find_store(url: str | None, *, create: bool = False) -> Store:
         backend = backend_from_url(url)
     except InvalidArgument as error:
         raise click.BadParameter(without_password(str(error)), param_hint="--url") from error
+    except ImportError as error:  # the driver is an extra, and the message says of which one
+        raise Failed(f"{url}: {error}") from error
     location = without_password(url)
     scheme = url.partition("://")[0].lower()
     if scheme == "memory":
@@ -122,13 +126,23 @@ def _load(name: str) -> Serializer:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise click.BadParameter(f"{name!r}: {error}; is --app-dir right?", param_hint=hint) from error
+    except Exception as error:
+        raise click.BadParameter(f"importing {name!r} failed: {_with_place(error)}", param_hint=hint) from error
     if callable(found) and (isinstance(found, type) or not isinstance(found, Serializer)):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise click.BadParameter(f"calling {name!r} failed: {_with_place(error)}", param_hint=hint) from error
     if isinstance(found, type) or not isinstance(found, Serializer):
         raise click.BadParameter(
             f"{name!r} gives {type(found).__name__}, which lacks the methods dumps and loads", param_hint=hint
         )
     return found
+
+
+def _with_place(error: Exception) -> str:
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error_text(error)} (in {innermost.filename}, line {innermost.lineno})"
 
 
 def _signed(inner: Serializer) -> Serializer:
