@@ -17,6 +17,11 @@ EPOCH: Final = _plain_datetime()(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = _plain_datetime()(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 """The latest instant that can be stored."""
 
+# `datetime` itself may be a stand-in while time is frozen.
+_DATETIME: Final = type(EPOCH)
+_ZERO: Final = timedelta(0)
+_RANGE: Final = LATEST - EPOCH
+
 
 def system_clock() -> datetime:
     """Return the present time of the system's clock, in UTC."""
@@ -35,8 +40,7 @@ def to_utc(argument: str, value: object) -> datetime:
     """
     if isinstance(value, timedelta):
         raise InvalidArgument(argument, value, "pass an instant, for example datetime.now(UTC) + timedelta(minutes=5)")
-    # The type object is looked up in EPOCH's, since `datetime` itself may be a stand-in while time is frozen.
-    if not isinstance(value, type(EPOCH)):
+    if not isinstance(value, _DATETIME):
         raise InvalidArgument(argument, value, "pass a timezone-aware datetime, for example datetime.now(UTC)")
     if value.utcoffset() is None:
         raise InvalidArgument(
@@ -46,7 +50,7 @@ def to_utc(argument: str, value: object) -> datetime:
             "local time value.astimezone()",
         )
     since_epoch = value - EPOCH
-    if not timedelta(0) <= since_epoch <= LATEST - EPOCH:
+    if not _ZERO <= since_epoch <= _RANGE:
         raise InvalidArgument(
             argument, value, "in UTC this lies outside the years 1970 to 9999, which are all that can be stored"
         )

@@ -4,15 +4,16 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self
+from typing import Any, Final, NamedTuple, ParamSpec, Self
 
 from taskqueue import _check
 from taskqueue._hint import watching
 from taskqueue._ids import new_ids
 from taskqueue._instants import earlier, later, system_clock, to_utc
+from taskqueue._make_task import make_task
 from taskqueue._text import error_text, storable, traceback_text
 from taskqueue._url import backend_from_url, checked_backend
 from taskqueue.backend import MAX_TEXT_BYTES, Backend, TransactionalBackend
@@ -47,6 +48,7 @@ _RESULT_POLL_SECONDS: Final = 1.0
 _SECONDS_PER_LOOK: Final = 0.001
 _LOOKS_AT_ONCE: Final = 3
 _PAGE: Final = 500
+_CALL_OF: Final = "the call of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,7 @@ class Call:
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
+class _Options(NamedTuple):
     """How to enqueue, checked."""
 
     eta: datetime | None
@@ -308,7 +309,7 @@ class TaskQueue:
             InvalidArgument: An option cannot mean anything; raised here, not later.
         """
         options = self._checked_options(eta, context, max_retries, task_id, timeout)
-        return Enqueuer(self, replace(options, connection=connection))
+        return Enqueuer(self, options._replace(connection=connection))
 
     async def enqueue_many(
         self,
@@ -359,14 +360,13 @@ class TaskQueue:
     ) -> list[Task]:
         checked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         for number, call in enumerate(calls):
-            name = f"calls[{number}]"
             if isinstance(call, tuple):
                 checked.append((call, {}))
             elif isinstance(call, Mapping):
-                checked.append(((), _check.keywords(name, call)))
+                checked.append(((), _check.keywords(f"calls[{number}]", call)))
             else:
                 raise InvalidArgument(
-                    name,
+                    f"calls[{number}]",
                     call,
                     "pass a tuple of positional arguments, (x,) for a single one, or a mapping of keyword arguments",
                 )
@@ -398,26 +398,17 @@ class TaskQueue:
         # No coroutine: the arguments are serialised before the first await, since the caller may change them while
         # this waits; and in the caller's thread, since loading what is lazy in them may depend on the thread.
         func = _check.function(func)
-        what = f"the call of {getattr(func, '__qualname__', None) or repr(func)}"
-        if len(calls) > 1:
-            func = self._prepared(what, func)
-        call: dict[str, Any] = {"func": func, "args": (), "kwargs": {}, "context": options.context}
+        prepared = func if len(calls) == 1 else self._prepared(func)
+        call: dict[str, Any] = {"func": prepared, "args": (), "kwargs": {}, "context": options.context}
         if options.timeout is not None:
             call["timeout"] = options.timeout
-        payloads = [self._dumps(what, call | {"args": args, "kwargs": kwargs}) for args, kwargs in calls]
         now = self.now()
         available_at = now if options.eta is None else options.eta
-        ids = new_ids(now, len(payloads))
-        return [
-            Task(
-                id=new_id if task_id is None else task_id,
-                payload=payload,
-                enqueued_at=now,
-                available_at=available_at,
-                max_retries=options.max_retries,
-            )
-            for payload, task_id, new_id in zip(payloads, task_ids, ids, strict=True)
-        ]
+        tasks = []
+        for (args, kwargs), task_id, new_id in zip(calls, task_ids, new_ids(now, len(calls)), strict=True):
+            payload = self._dumps(call | {"args": args, "kwargs": kwargs}, _CALL_OF, func)
+            tasks.append(make_task(task_id or new_id, payload, now, available_at, options.max_retries))
+        return tasks
 
     async def _store(self, tasks: Sequence[Task], connection: Any = None) -> list[str]:
         if connection is not None:
@@ -722,7 +713,7 @@ class TaskQueue:
         """
         task_id = _check.task_id(task_id)
         attempt = _check.integer("attempt", attempt, least=1)
-        data = self._dumps(f"the return value of task {task_id!r}", value)
+        data = self._dumps(value, "the return value of task", task_id)
         backend = await self._ready()
         now = self.now()
         await backend.complete(task_id, attempt, value=data, now=now)
@@ -889,22 +880,29 @@ class TaskQueue:
         backend = await self._ready()
         await backend.wait(seconds)
 
-    def _prepared(self, what: str, func: Any) -> Any:
+    def _prepared(self, func: Any) -> Any:
         if not isinstance(self.serializer, PreparingSerializer):
             return func
         try:
             return self.serializer.prepared(func)
         except Exception as error:
-            raise SerializationError(what, _reason(error)) from error
+            raise SerializationError(f"{_CALL_OF} {_name_of(func)}", _reason(error)) from error
 
-    def _dumps(self, what: str, obj: Any) -> bytes:
+    def _dumps(self, obj: Any, what: str, whose: object) -> bytes:
+        # The message is put together only if it is needed: this is a part of every call.
         try:
             data = self.serializer.dumps(obj)
         except Exception as error:
-            raise SerializationError(what, _reason(error)) from error
+            raise SerializationError(f"{what} {_name_of(whose)}", _reason(error)) from error
         if not isinstance(data, bytes):
-            raise SerializationError(what, f"the serializer returned {type(data).__name__} instead of bytes")
+            raise SerializationError(
+                f"{what} {_name_of(whose)}", f"the serializer returned {type(data).__name__} instead of bytes"
+            )
         return data
+
+
+def _name_of(something: object) -> str:
+    return getattr(something, "__qualname__", None) or repr(something)
 
 
 def lost_lease(task: Task) -> str:

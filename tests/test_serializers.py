@@ -145,7 +145,7 @@ PLAIN_OR_NOT: dict[str, Any] = {
     "a class": {"func": dict, "args": (collections.OrderedDict,)},
     "a subclass of a builtin": {"func": json.dumps, "args": (collections.OrderedDict(a=1),)},
     "an enumeration": {"func": json.dumps, "args": (TaskStatus.PENDING,)},
-    "more than is looked at": {"func": json.dumps, "args": ([0] * 1_000,)},
+    "many values": {"func": json.dumps, "args": ([0] * 1_000, {1, 2}, frozenset("ab"), bytearray(b"x"))},
     "None": None,
 }
 
@@ -155,7 +155,21 @@ def test_the_bytes_are_those_of_cloudpickle(obj: Any) -> None:
     assert CloudpickleSerializer().dumps(obj) == cloudpickle.dumps(obj)
 
 
-def test_a_value_that_contains_itself_is_left_to_cloudpickle() -> None:
+def test_each_pickle_stands_for_itself_whatever_was_pickled_before() -> None:
+    serializer, shared = CloudpickleSerializer(), ["x" * 10]
+    for obj in ([shared, shared], [shared, object], [shared], [shared, lambda: 1], [shared], bytes(200_000), [shared]):
+        assert serializer.dumps(obj) == cloudpickle.dumps(obj)
+
+
+def test_nothing_of_what_was_pickled_is_kept() -> None:
+    holder = {"x": [*range(3)]}
+    before = sys.getrefcount(holder["x"])
+    CloudpickleSerializer().dumps(holder)
+    after = sys.getrefcount(holder["x"])
+    assert after == before
+
+
+def test_a_value_that_contains_itself_is_pickled_as_cloudpickle_does() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert CloudpickleSerializer().dumps(endless) == cloudpickle.dumps(endless)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
+from taskqueue._make_task import make_task
 from taskqueue.status import TaskStatus
 from taskqueue.task import Failure, Task
 
@@ -86,19 +87,19 @@ def task_of_row(row: Sequence[Any]) -> Task:
     """
     failures: str = row[9]
     try:
-        return Task(
-            id=row[0],
-            status=_STATUSES[row[1]],
+        return make_task(
+            row[0],
+            row[10],
             enqueued_at=instant_of(row[2]),
             available_at=instant_of(row[3]),
             max_retries=row[4],
+            status=_STATUSES[row[1]],
             attempts=row[5],
             started_at=_optional_instant(row[6]),
             lease_expires_at=_optional_instant(row[7]),
             finished_at=_optional_instant(row[8]),
-            failures=tuple(map(_failure_of_line, failures.split("\n")[:-1])) if failures else (),
-            payload=row[10],
             value=row[11],
+            failures=tuple(map(_failure_of_line, failures.split("\n")[:-1])) if failures else (),
         )
     except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
         raise DamagedRow(f"task {row[0]!r} is damaged ({error}); something else has written to the file") from error
