@@ -3,19 +3,19 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from taskqueue._attempt import HOPELESS, Attempt
-from taskqueue._heartbeat import Heartbeat
+from taskqueue._heartbeat import Heartbeat, Holder
 from taskqueue._hint import watching
 from taskqueue._recovery import Recovery
 from taskqueue._text import error_text, log_text
 from taskqueue._upkeep import regularly
-from taskqueue.errors import TaskNotFound, TaskQueueError
+from taskqueue.errors import NotConnected, TaskNotFound, TaskQueueError
 from taskqueue.queue import TaskQueue
 from taskqueue.status import TaskStatus
 
@@ -69,7 +69,8 @@ class Run:
         self._heartbeat = Heartbeat(
             queue, lease=settings.lease, stall_timeout=settings.stall_timeout, on_crash=self._crashed
         )
-        self._changed = asyncio.Event()
+        self._holding = asyncio.Event()
+        self._seen: set[tuple[str, int]] = set()
         self._purged: asyncio.Future[None] = self._loop.create_future()
 
     def stop(self) -> None:
@@ -189,7 +190,6 @@ class Run:
                 return
             await self._first_of(change, *self._attempts, *self._leftovers, timeout=seconds)
             if change.done():
-                self._changed.set()
                 await change
 
     async def _first_of(self, *others: asyncio.Task[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
@@ -233,6 +233,7 @@ class Run:
     def _start(self, attempt: Attempt) -> None:
         attending = self._loop.create_task(attempt.attend(), name=f"taskqueue-attempt-{attempt.claim[0]}")
         self._attempts[attending] = attempt
+        self._holding.set()
         attending.add_done_callback(self._ended)
 
     def _has_outcome(self, attempt: Attempt) -> None:
@@ -317,7 +318,7 @@ class Run:
             seconds = max(least, min(purge_after.total_seconds() / _PURGES_PER_PERIOD, most))
             jobs.append(("purging", self._purge, seconds))
         looking = regularly(
-            "looking for tasks that were cancelled", self._drop_lost, _SECONDS_BETWEEN_LOOKS, when=self._changed
+            "looking for tasks that were cancelled", self._drop_lost, _SECONDS_BETWEEN_LOOKS, when=self._holding
         )
         return [
             self._loop.create_task(looking, name="taskqueue-changes"),
@@ -328,8 +329,33 @@ class Run:
         ]
 
     async def _drop_lost(self) -> None:
-        """Notice claims that were lost before the heartbeat does. It only reads, so it wakes no other worker."""
-        for claim, holder in self._heartbeat.held().items():
+        """Notice claims that were lost before the heartbeat does. It only reads, so it wakes no other worker.
+
+        It is called again, after a rest, while anything is held. A claim is looked at from the second call on that
+        finds it held: what runs for a moment only costs nothing. Once there is nothing new, a call waits for a change.
+        """
+        held = self._heartbeat.held()
+        seen, self._seen = self._seen, set(held)
+        if not held:
+            return
+        self._holding.set()
+        if not seen.issuperset(held):
+            await self._look_at({claim: holder for claim, holder in held.items() if claim in seen})
+            return
+        async with watching(self._wait_quietly, self._settings.poll.total_seconds()) as change:
+            await self._look_at(held)
+            await change
+
+    async def _wait_quietly(self, seconds: float) -> None:
+        try:
+            await self._queue.wait(seconds)
+        except NotConnected:
+            raise
+        except Exception:  # noqa: BLE001 - the look, or the claim, tells of it
+            await asyncio.sleep(seconds)
+
+    async def _look_at(self, held: Mapping[tuple[str, int], Holder]) -> None:
+        for claim, holder in held.items():
             try:
                 task = await self._queue.get_task(claim[0])
             except TaskNotFound:

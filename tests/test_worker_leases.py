@@ -286,12 +286,13 @@ def test_the_coroutine_of_a_lost_claim_is_cancelled_and_its_outcome_dropped(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "purged"])
-def test_a_worker_with_free_places_notices_a_cancellation_long_before_the_next_heartbeat(
-    run: Run, queue: TaskQueue, clock: Any, how: str
+@pytest.mark.parametrize("concurrency", [2, 10], ids=["full", "with free places"])
+def test_a_worker_notices_a_cancellation_long_before_the_next_heartbeat(
+    run: Run, queue: TaskQueue, clock: Any, concurrency: int, how: str
 ) -> None:
     async def main() -> None:
         lost, kept = await queue.enqueue(forever), await queue.enqueue(forever)
-        worker = Worker(queue, lease=timedelta(hours=1), grace=timedelta(0))
+        worker = Worker(queue, concurrency=concurrency, lease=timedelta(hours=1), grace=timedelta(0))
         running = asyncio.create_task(worker.run())
         await until(lambda: len(world.log) == 2)
         await lose(queue, clock, lost, how)

@@ -35,9 +35,9 @@ ids_argument = click.argument("task_ids", metavar="ID...", type=TaskId(), nargs=
 def cancel(task_ids: tuple[str, ...], *, as_json: bool, url: str | None) -> None:
     """Cancel tasks that are pending or running.
 
-    A running task is fenced at once: whatever its worker reports later is dropped. The worker is told at its next
-    heartbeat, and interrupts a coroutine then; a function in a thread runs on. The status is 1 if any of the tasks is
-    unknown or has ended otherwise.
+    A running task is fenced at once: whatever its worker reports later is dropped. Its worker learns of it
+    within about a second, or at its next heartbeat at the latest, and interrupts a coroutine then; a function in a
+    thread runs on. The status is 1 if any of the tasks is unknown or has ended otherwise.
     """
     store = find_store(url)
 
