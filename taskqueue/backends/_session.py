@@ -93,13 +93,18 @@ class BaseSession(ABC):
         """Give a caller its result, or the exception that is to be raised."""
         if answer.done():
             return
-        if not isinstance(outcome, BaseException):
+        if isinstance(outcome, BaseException):
+            answer.set_exception(self._to_raise(outcome))
+        else:
             answer.set_result(outcome)
-            return
-        explained = self._explained(outcome)
-        if explained is not None:
-            explained.__cause__ = outcome
-        answer.set_exception(explained or outcome)
+
+    def _to_raise(self, error: BaseException) -> BaseException:
+        """Return what a caller gets for an error."""
+        explained = self._explained(error)
+        if explained is None:
+            return error
+        explained.__cause__ = error
+        return explained
 
 
 async def finished(future: "asyncio.Future[Any]") -> None:

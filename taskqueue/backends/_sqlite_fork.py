@@ -14,8 +14,10 @@ from typing import Final
 
 _PATIENCE_SECONDS: Final = 5.0
 
-_changed: Final = threading.Condition(threading.Lock())
+_lock: Final = threading.Lock()
+_changed: Final = threading.Condition(_lock)
 _running = 0
+_forking = 0
 _in_child: Final[list[Callable[[], None]]] = []
 
 
@@ -26,14 +28,15 @@ class running:  # noqa: N801 - used as a context manager, and a class is the che
 
     def __enter__(self) -> None:
         global _running  # noqa: PLW0603 - forking is a matter of the whole process
-        with _changed:
+        with _lock:
             _running += 1
 
     def __exit__(self, *_: object) -> None:
         global _running  # noqa: PLW0603 - as above
-        with _changed:
+        with _lock:
             _running -= 1
-            _changed.notify_all()
+            if _forking:
+                _changed.notify_all()
 
 
 def in_child(action: Callable[[], None]) -> None:
@@ -42,14 +45,22 @@ def in_child(action: Callable[[], None]) -> None:
 
 
 def _before() -> None:
+    global _forking  # noqa: PLW0603 - as above
     _changed.acquire()
+    _forking += 1
     # Where somebody else's lock keeps a call waiting for long, the fork goes ahead, and the child's inheritance stays.
     _changed.wait_for(lambda: not _running, timeout=_PATIENCE_SECONDS)
 
 
+def _after_in_parent() -> None:
+    global _forking  # noqa: PLW0603 - as above
+    _forking -= 1
+    _changed.release()
+
+
 def _after_in_child() -> None:
-    global _running
-    quiet, _running = not _running, 0
+    global _forking, _running
+    quiet, _running, _forking = not _running, 0, 0
     _changed.release()
     if quiet:
         for action in _in_child:
@@ -57,4 +68,4 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_changed.release, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

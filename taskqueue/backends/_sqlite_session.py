@@ -41,7 +41,8 @@ class Session(BaseSession):
     Calls are queued, and handed to the thread whenever it has nothing to do: one alone, or in one transaction all that
     have come together in the meantime. So the order of the calls is kept, a caller's cancellation never reaches a
     transaction, and answers are given only after the commit. Callbacks do it all: a task of its own would cost a call
-    two more turns of the event loop. Where writes are not synced, a few short calls run on the event loop itself.
+    two more turns of the event loop. Where writes are not synced, a few short calls run on the event loop itself; and
+    one that comes alone, the first in a turn of the loop, runs before it is queued.
 
     Args:
         path: The absolute path of the file.
@@ -65,6 +66,25 @@ class Session(BaseSession):
         """Close the file of a session whose event loop has been closed."""
         self._lookout.close()
         await self._thread.close()
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation, and return its result. Cancelled before the operation has begun, this prevents it.
+
+        Gives way to others at least once, whatever happens.
+        """
+        if self._quick is None or self._flushing or self._working or not self._quick.may((operation,)):
+            return await self.submit(operation)
+        (outcome,) = self._run_quickly((operation,), self._quick)
+        if refused_as_busy(outcome):
+            return await self.submit(operation)
+        # From now on, and until the next turn of the event loop, calls are gathered.
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+        await asyncio.sleep(0)
+        if isinstance(outcome, BaseException):
+            raise self._to_raise(outcome)
+        result: T = outcome
+        return result
 
     def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
         """Queue an operation. The future gets its outcome; cancelled before the operation has begun, it prevents it."""
@@ -101,7 +121,13 @@ class Session(BaseSession):
         self._flushing = False
         calls = self._next_calls()
         if calls and self._quick is not None and self._quick.may(_operations(calls)):
-            calls = self._run_quickly(calls, self._quick)
+            busy: list[_Call] = []
+            for call, outcome in zip(calls, self._run_quickly(_operations(calls), self._quick), strict=True):
+                if refused_as_busy(outcome):
+                    busy.append(call)
+                else:
+                    self._answer(call.answer, outcome)
+            calls = busy
         if calls:
             self._working = True
             self._thread.begin(partial(self._execute, _operations(calls), quick=False), partial(self._worked, calls))
@@ -111,23 +137,17 @@ class Session(BaseSession):
         elif self._at_rest is not None and not self._at_rest.done():
             self._at_rest.set_result(None)
 
-    def _run_quickly(self, calls: Sequence[_Call], quick: QuickCalls) -> list[_Call]:
-        """Run calls on the event loop, and answer them; return those for which a lock would have to be waited for."""
+    def _run_quickly(self, operations: Sequence[Operation[Any]], quick: QuickCalls) -> Sequence[Any]:
+        """Run operations on the event loop; those for which a lock would have to be waited for are refused as busy."""
         began = self._loop.time()
         result, error = None, None
         try:
             with running():
-                result = self._execute(_operations(calls), quick=True)
+                result = self._execute(operations, quick=True, look=quick.look_is_due(began))
         except Exception as raised:  # noqa: BLE001 - it is delivered to the callers
             error = raised
         quick.took(self._loop.time() - began, wrote=result is not None and result.changed)
-        busy: list[_Call] = []
-        for call, outcome in zip(calls, self._outcomes(calls, result, error), strict=True):
-            if refused_as_busy(outcome):
-                busy.append(call)
-            else:
-                self._answer(call.answer, outcome)
-        return busy
+        return self._outcomes(len(operations), result, error)
 
     def _checkpointed(self, _result: object, _error: BaseException | None) -> None:
         # One that failed is tried again after as many writes, or by the last handle that closes.
@@ -135,15 +155,15 @@ class Session(BaseSession):
         self._flush()
 
     def _worked(self, calls: Sequence[_Call], result: _Done | None, error: BaseException | None) -> None:
-        outcomes = self._outcomes(calls, result, error)
+        outcomes = self._outcomes(len(calls), result, error)
         self._working = False
         self._flush()  # first, so that the thread goes on while the callers take their answers
         for call, outcome in zip(calls, outcomes, strict=True):
             self._answer(call.answer, outcome)
 
-    def _outcomes(self, calls: Sequence[_Call], result: _Done | None, error: BaseException | None) -> Sequence[Any]:
+    def _outcomes(self, number: int, result: _Done | None, error: BaseException | None) -> Sequence[Any]:
         if result is None:
-            return [error] * len(calls)
+            return [error] * number
         self._lookout.see(result.version, changed=result.changed)
         return result.outcomes
 
@@ -155,11 +175,18 @@ class Session(BaseSession):
                 calls.append(call)
         return calls
 
-    def _execute(self, operations: Sequence[Operation[Any]], *, quick: bool) -> _Done:
-        """Run in the thread, or on the event loop, where it must be quick and wait for nothing."""
+    def _execute(self, operations: Sequence[Operation[Any]], *, quick: bool, look: bool = True) -> _Done:
+        """Run in the thread, or on the event loop, where it must be quick and wait for nothing.
+
+        Args:
+            operations: What to run.
+            quick: Whether this is on the event loop.
+            look: Whether to look first if all files are in place.
+        """
         file = self._thread.file
         file.set_checkpoints(not quick)
-        file.check_in_place()
+        if look:
+            file.check_in_place()
         # Before the operations: a change that comes after it was read must not count as seen. Only reads pay for it,
         # since who waits has read before.
         reads = not all(operation.writes for operation in operations)

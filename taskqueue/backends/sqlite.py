@@ -152,7 +152,7 @@ class SQLiteBackend:
         """Add PENDING tasks, all of them or none. See :meth:`taskqueue.backend.Backend.enqueue`."""
         session = self._session()
         if tasks:
-            await session.submit(operations.enqueue(tasks))
+            await session.run(operations.enqueue(tasks))
 
     async def enqueue_on(self, connection: Any, tasks: Sequence[Task]) -> None:
         """Add PENDING tasks in the application's transaction. See :class:`taskqueue.backend.TransactionalBackend`.
@@ -174,7 +174,7 @@ class SQLiteBackend:
         session = self._session()
         if not limit:
             return []
-        return await session.submit(operations.claim(now=now, limit=limit, lease_expires_at=lease_expires_at))
+        return await session.run(operations.claim(now=now, limit=limit, lease_expires_at=lease_expires_at))
 
     async def extend(
         self, claims: Sequence[tuple[str, int]], *, lease_expires_at: datetime
@@ -183,32 +183,32 @@ class SQLiteBackend:
         session = self._session()
         if not claims:
             return []
-        return await session.submit(operations.extend(claims, lease_expires_at=lease_expires_at))
+        return await session.run(operations.extend(claims, lease_expires_at=lease_expires_at))
 
     async def complete(self, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
         """End a held task as SUCCESS. See :meth:`taskqueue.backend.Backend.complete`."""
-        await self._session().submit(operations.complete(task_id, attempt, value=value, now=now))
+        await self._session().run(operations.complete(task_id, attempt, value=value, now=now))
 
     async def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool = False) -> Task:
         """Record a failed attempt. See :meth:`taskqueue.backend.Backend.fail`."""
-        return await self._session().submit(operations.fail(task_id, attempt, failure, if_expired=if_expired))
+        return await self._session().run(operations.fail(task_id, attempt, failure, if_expired=if_expired))
 
     async def cancel(self, task_id: str, *, now: datetime) -> bool:
         """End a task as CANCELLED. See :meth:`taskqueue.backend.Backend.cancel`."""
-        return await self._session().submit(operations.cancel(task_id, now=now))
+        return await self._session().run(operations.cancel(task_id, now=now))
 
     async def expired(self, *, now: datetime, limit: int) -> Sequence[Task]:
         """List RUNNING tasks whose lease has run out. See :meth:`taskqueue.backend.Backend.expired`."""
         session = self._session()
-        return await session.submit(operations.expired(now=now, limit=limit)) if limit else []
+        return await session.run(operations.expired(now=now, limit=limit)) if limit else []
 
     async def next_due(self) -> datetime | None:
         """Return the next instant of interest. See :meth:`taskqueue.backend.Backend.next_due`."""
-        return await self._session().submit(operations.next_due())
+        return await self._session().run(operations.next_due())
 
     async def get(self, task_id: str) -> Task | None:
         """Return a task, or None. See :meth:`taskqueue.backend.Backend.get`."""
-        return await self._session().submit(operations.get(task_id))
+        return await self._session().run(operations.get(task_id))
 
     async def tasks(
         self, *, status: TaskStatus | None = None, after: str | None = None, limit: int
@@ -220,16 +220,16 @@ class SQLiteBackend:
         """
         session = self._session()
         operation = operations.page(status=status, after=after, limit=limit)
-        return await session.submit(operation) if limit else ([], after)
+        return await session.run(operation) if limit else ([], after)
 
     async def counts(self) -> Mapping[TaskStatus, int]:
         """Return the number of tasks for each status. See :meth:`taskqueue.backend.Backend.counts`."""
-        return await self._session().submit(operations.counts())
+        return await self._session().run(operations.counts())
 
     async def purge(self, *, finished_before: datetime, limit: int) -> int:
         """Remove ended tasks. See :meth:`taskqueue.backend.Backend.purge`."""
         session = self._session()
-        return await session.submit(operations.purge(finished_before=finished_before, limit=limit)) if limit else 0
+        return await session.run(operations.purge(finished_before=finished_before, limit=limit)) if limit else 0
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the contract's name; a hint is no deadline
         """Wait for a change. See :meth:`taskqueue.backend.Backend.wait`."""
