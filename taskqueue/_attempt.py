@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
@@ -35,6 +36,9 @@ many again to be recorded, should the store be away."""
 
 _FIRST_REST: Final = 0.1
 _LONGEST_REST: Final = 2.0
+_LONGEST_RECORDING: Final = 3600.0
+"""For how many seconds an outcome is kept while the store is away. Not for ever, since a single record that is damaged
+looks the same."""
 _TRIES_TO_RECORD: Final = 6
 """How often it is tried if what goes wrong is not that the store is away."""
 # What asyncio lets through to the loop, or what ends a coroutine; a task's own code may raise them too.
@@ -81,7 +85,7 @@ class Attempt:
         self._interruption: str | None = None
         self._overrun: float | None = None
         self._losing_patience: asyncio.TimerHandle | None = None
-        self._record_until: float | None = None
+        self._record_until = math.inf
 
     @property
     def runs_on(self) -> bool:
@@ -104,7 +108,7 @@ class Attempt:
         outcome that cannot be recorded, because the store is away, is given up after as many.
         """
         if self._has_outcome:
-            self._limit_recording()
+            self._limit_recording(PATIENCE)
             return
         self._interruption = self._interruption or why
         if self._losing_patience is None:
@@ -123,8 +127,7 @@ class Attempt:
         self._attending = asyncio.current_task(self._loop)
         outcome = await self._outcome()
         self._has_outcome = True
-        if self._interruption is not None:
-            self._limit_recording()
+        self._limit_recording(_LONGEST_RECORDING if self._interruption is None else PATIENCE)
         self._on_outcome(self)
         if self._lost:
             self._log_dropped("its claim was lost, for the task was cancelled, recovered by another worker or purged")
@@ -141,9 +144,8 @@ class Attempt:
         if self._execution is not None:
             self._execution.interrupt()
 
-    def _limit_recording(self) -> None:
-        if self._record_until is None:
-            self._record_until = self._loop.time() + PATIENCE
+    def _limit_recording(self, seconds: float) -> None:
+        self._record_until = min(self._record_until, self._loop.time() + seconds)
 
     def _abandon(self) -> None:
         if self._execution is not None:
@@ -255,8 +257,8 @@ class Attempt:
         """Record an outcome, trying again while the store is away; None if the queue refused it.
 
         Nobody but this worker has the outcome, and its lease is extended as soon as the store is back; so it is kept
-        until it is recorded or refused, or until the worker ends. Raises whatever trying again cannot heal, and the
-        error of the last try.
+        until it is recorded or refused, for an hour, or until the worker ends. Raises whatever trying again cannot
+        heal, and the error of the last try.
         """
         rest, tries = _FIRST_REST, 0
         while True:
@@ -286,4 +288,4 @@ class Attempt:
     def _may_try_again(self, error: Exception, tries: int, rest: float) -> bool:
         if not isinstance(error, StoreUnavailable):
             return tries < _TRIES_TO_RECORD
-        return self._record_until is None or self._loop.time() + rest < self._record_until
+        return self._loop.time() + rest < self._record_until

@@ -863,6 +863,22 @@ def test_an_outcome_that_cannot_be_recorded_does_not_keep_a_worker_that_ends(
     assert "cannot be recorded, so its lease will run out" in caplog.text
 
 
+@pytest.mark.usefixtures("no_rests")
+def test_an_outcome_that_can_never_be_recorded_does_not_keep_its_worker_for_ever(
+    run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskqueue._attempt._LONGEST_RECORDING", 0.05)
+
+    async def main() -> None:
+        queue = make_queue(backend=Flaky(complete=1_000_000_000))
+        task_id = await queue.enqueue(note, "fine")
+        await Worker(queue).run_until_idle()
+        assert (await queue.get_task(task_id)).status == "running"
+
+    run(main())
+    assert "cannot be recorded, so its lease will run out" in caplog.text
+
+
 def test_what_a_task_says_is_one_line_of_the_log_and_not_a_long_one(
     run: Run, queue: TaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
