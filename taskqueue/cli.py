@@ -19,6 +19,7 @@ from taskqueue._cli.working import worker
 
 @click.group(
     cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""
     Example:
       taskqueue worker --url sqlite:///taskqueue.db

@@ -916,7 +916,10 @@ def lost_lease(task: Task) -> str:
 def _reason(error: Exception) -> str:
     # The serializer's own error speaks of "an object of type dict"; what lies behind it is what helps.
     inner = error.__cause__ if isinstance(error, SerializationError | DeserializationError) else None
-    return error_text(inner or error)
+    text = error_text(inner or error)
+    if isinstance(error, DeserializationError) and isinstance(inner, ModuleNotFoundError):
+        return f"{text}. Start this process where it can be imported: for a worker, see --app-dir"
+    return text
 
 
 def _default_backend() -> Backend:

@@ -839,6 +839,11 @@ def test_the_help_lists_the_commands_in_the_order_of_use(call: Call) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_s_help_has_a_short_option_too(call: Call, command: str) -> None:
+    assert call(command, "-h").stdout == call(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_s_help_has_an_example_of_itself(call: Call, command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0

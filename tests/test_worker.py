@@ -432,6 +432,7 @@ def test_a_payload_that_cannot_be_loaded_fails_its_own_task_only(run: Run, queue
             failed = await result(queue, f"bad-{number}")
             assert failed.status == "failed"
             assert text in failed.error
+            assert ("--app-dir" in failed.error) == (text == "no_such_module")
         assert (await result(queue, good)).unwrap() == "fine"
 
     run(main())
