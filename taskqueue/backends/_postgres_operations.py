@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from taskqueue.backends._postgres_connection import Connection, Row, UniqueViolation, Unsettled
@@ -24,6 +24,7 @@ from taskqueue.backends._rows import (
     microseconds,
     optional_microseconds,
     task_of_row,
+    with_stored_instants,
 )
 from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TooLarge
 from taskqueue.status import TaskStatus
@@ -35,7 +36,6 @@ LARGEST_CALL: Final = 256 * 1024 * 1024
 """How many bytes the records of one call may have in all."""
 _LARGEST_INTEGER: Final = 2**63 - 1
 _LOG: Final = logging.getLogger("taskqueue.backends.postgres")
-_microseconds: Final = lru_cache(maxsize=128)(microseconds)  # tasks that come together have their instants in common
 
 
 class Table:
@@ -144,13 +144,14 @@ class Enqueue(Operation[None]):
         """
         rows: list[Sequence[Any]] = []
         size = 0
-        for task in tasks:
+        for task, enqueued_at, available_at in with_stored_instants(tasks):
             if task.max_retries > _LARGEST_INTEGER:
                 raise InvalidArgument("max_retries", task.max_retries, "PostgreSQL keeps integers up to 2**63 - 1")
-            failures, payload = "".join(map(line_of_failure, task.failures)), bytes(task.payload)
-            instants = _microseconds(task.enqueued_at), _microseconds(task.available_at)
-            started_at = optional_microseconds(task.started_at)
-            rows.append((task.id, *instants, task.max_retries, task.attempts, started_at, failures, payload))
+            failures = "".join(map(line_of_failure, task.failures)) if task.failures else ""
+            payload, started_at = bytes(task.payload), optional_microseconds(task.started_at)
+            rows.append(
+                (task.id, enqueued_at, available_at, task.max_retries, task.attempts, started_at, failures, payload)
+            )
             size += len(failures) + len(payload) + 400
         _check_size("the list of tasks", size)
         return cls(rows=rows, bytes_sent=size)

@@ -1,7 +1,7 @@
 """The columns of a stored task, the same in every table, and how a task is written to them and read from them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -59,6 +59,19 @@ def instant_of(stored: int) -> datetime:
 
 def _optional_instant(stored: int | None) -> datetime | None:
     return None if stored is None else instant_of(stored)
+
+
+def with_stored_instants(tasks: Iterable[Task]) -> Iterator[tuple[Task, int, int]]:
+    """Yield each task with its ``enqueued_at`` and ``available_at`` as they are stored.
+
+    The tasks of one call share an instant, which is converted once.
+    """
+    instant, stored = None, 0
+    for task in tasks:
+        if task.enqueued_at is not instant:
+            instant = task.enqueued_at
+            stored = microseconds(instant)
+        yield task, stored, stored if task.available_at is instant else microseconds(task.available_at)
 
 
 def row_of_task(task: Task) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from taskqueue.backends._rows import (
     optional_microseconds,
     row_of_task,
     task_of_row,
+    with_stored_instants,
 )
 from taskqueue.backends._sqlite_schema import to_json
 from taskqueue.errors import InvalidArgument, StaleClaim, TaskExists, TaskNotFound, TaskQueueError, TooLarge
@@ -209,23 +210,14 @@ def enqueue(tasks: Iterable[Task]) -> Operation[None]:
             raise InvalidArgument("max_retries", task.max_retries, "SQLite keeps integers up to 2**63 - 1")
     if any(task.attempts or task.started_at for task in given):
         return Operation(partial(_enqueue_moved, [row_of_task(task) for task in given]), writes=True)
-    rows = _new_rows(given)
+    rows = [
+        (task.id, enqueued_at, available_at, task.max_retries, bytes(task.payload))
+        for task, enqueued_at, available_at in with_stored_instants(given)
+    ]
     short = len(rows) <= _SHORT_ROWS and sum(len(row[-1]) for row in rows) <= _SHORT_BYTES
     if len(rows) == 1:
         return Enqueue(partial(_enqueue_one, rows[0]), writes=True, single=True, short=short, rows=rows)
     return Enqueue(partial(_enqueue_new, rows), writes=True, short=short, rows=rows)
-
-
-def _new_rows(tasks: Iterable[Task]) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    instant, stored = None, 0
-    for task in tasks:
-        if task.enqueued_at is not instant:  # the tasks of one call share it, and most are due at once
-            instant = task.enqueued_at
-            stored = microseconds(instant)
-        available_at = stored if task.available_at is instant else microseconds(task.available_at)
-        rows.append((task.id, stored, available_at, task.max_retries, bytes(task.payload)))
-    return rows
 
 
 def _enqueue_one(row: tuple[Any, ...], db: sqlite3.Connection) -> None:
