@@ -54,14 +54,15 @@ _STEPS: Final[Sequence[str]] = (
 )
 
 # The lock is one for all namespaces of the database, and given up with the transaction. The statements of a function
-# each see what was committed before they began, so whoever waited for the lock sees what its holder has made.
+# each see what was committed before they began, so whoever waited for the lock sees what its holder has made: in the
+# catalogue, which is therefore read first. to_regnamespace would answer from a cache, filled before the wait.
 _SCRIPT: Final = """\
 DO $taskqueue$
 DECLARE
     found integer := 0;
 BEGIN
     PERFORM pg_advisory_xact_lock(7306936710571061616);
-    IF to_regnamespace('@schema') IS NULL THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '@name') THEN
         CREATE SCHEMA @schema;
     END IF;
     IF to_regclass('@schema.schema_version') IS NOT NULL THEN
@@ -103,5 +104,5 @@ def schema_sql(schema: str = DEFAULT_SCHEMA) -> str:
     steps = "\n".join(
         f"    IF found < {version} THEN{step.rstrip()}\n    END IF;" for version, step in enumerate(_STEPS, start=1)
     )
-    script = _SCRIPT.replace("@steps", steps).replace("@foreign", FOREIGN)
+    script = _SCRIPT.replace("@steps", steps).replace("@foreign", FOREIGN).replace("@name", schema)
     return script.replace("@schema", quoted(schema))

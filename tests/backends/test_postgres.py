@@ -222,6 +222,26 @@ def test_ten_handles_may_make_the_same_store_at_once(run: Run, postgres_store: s
     run(main())
 
 
+def test_who_waited_for_the_tables_to_be_made_does_not_make_them_again(run: Run, postgres_store: str) -> None:
+    """On a connection that has looked for them, and that has made others before, as behind a proxy."""
+    schema, before = schema_of(postgres_store), f"{schema_of(postgres_store)}_before"
+
+    async def main() -> None:
+        async with raw(postgres_store) as one, raw(postgres_store) as other:
+            await other.execute(schema_sql(before))
+            with pytest.raises(asyncpg.UndefinedTableError):
+                await other.fetch(f"SELECT version FROM {schema}.schema_version")
+            async with one.transaction():
+                await one.execute(schema_sql(schema))
+                waiting = asyncio.create_task(other.execute(schema_sql(schema)))
+                while not await one.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
+            await waiting
+            await other.execute(f"DROP SCHEMA {before} CASCADE")
+
+    run(main())
+
+
 def test_the_sql_that_is_printed_makes_a_store(run: Run, postgres_store: str) -> None:
     async def main() -> None:
         async with raw(postgres_store) as admin:
