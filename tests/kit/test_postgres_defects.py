@@ -1,4 +1,4 @@
-"""Defects planted in the statements of the PostgreSQL backend are caught, each for its own reason."""
+"""Defects planted in the PostgreSQL backend are caught, each for its own reason."""
 
 import asyncio
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from taskqueue import StoreUnavailable
+from taskqueue import TaskQueueError
 from taskqueue_conformance.check import CHECKS
 from taskqueue_conformance.effort import DEFAULT
 from taskqueue_conformance.harness import Harness
@@ -45,14 +45,21 @@ def finding(harness: Harness, target: str, check_id: str) -> Violation | None:
     except Violation as found:
         found.requirement = found.requirement or CHECKS[check_id].requirement
         return found
-    except StoreUnavailable as error:  # as in the suite, what nobody expects speaks against the check's requirement
+    except TaskQueueError as error:  # as in the suite, what nobody expects speaks against the check's requirement
         return Violation(check_id, expected="no exception", actual=str(error), breaks=CHECKS[check_id].requirement)
     return None
 
 
 @pytest.mark.parametrize("name", defects.DEFECTS)
-def test_a_wrong_statement_is_caught(name: str, fork_servers: None) -> None:  # noqa: ARG001 - it ends them
+def test_a_wrong_backend_is_caught(
+    name: str,
+    fork_servers: None,  # noqa: ARG001 - it ends them
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     defect = defects.DEFECTS[name]
+    if defect.check.startswith("restarts/"):  # of a server of our own
+        monkeypatch.setenv(defects.URL, request.getfixturevalue("postgres_server").url)
     harness = defects.DefectHarness(name)
     # A race between processes may be won by chance; nothing else is repeated.
     for _ in range(5 if defect.check.startswith("processes/") else 1):
@@ -63,7 +70,8 @@ def test_a_wrong_statement_is_caught(name: str, fork_servers: None) -> None:  # 
     assert found.requirement in defect.reasons.split(), str(found)
 
 
-def test_the_right_statements_are_not(postgres_url: str) -> None:
+def test_the_right_backend_is_not(postgres_url: str) -> None:
     chosen = sorted({defect.check for defect in defects.DEFECTS.values() if defect.check.startswith("edges")})
-    for check_id in chosen[::4]:
+    chosen.remove(busy := "edges/X1/many-calls-at-once-get-on")
+    for check_id in (busy, *chosen[::4]):
         assert finding(PostgresURLHarness(postgres_url), "postgres", check_id) is None, check_id

@@ -8,6 +8,7 @@ from typing import Any, Final
 from taskqueue import Backend, NotConnected, StaleClaim, Task, TaskStatus
 from taskqueue_conformance.check import check
 from taskqueue_conformance.checks._states import LATER, MUCH_LATER, SECOND, claim_all, stored
+from taskqueue_conformance.checks._together import expect_each_as_alone
 from taskqueue_conformance.lab import LEASE, NOON, Lab, new_failure, new_task
 from taskqueue_conformance.subject import Subject
 from taskqueue_conformance.violation import Violation, expect, expect_equal, shown
@@ -295,7 +296,10 @@ async def a_cancelled_close_can_be_repeated(lab: Lab) -> None:
     look="locks and transactions under load: 'database is locked', deadlocks, one connection for everybody",
 )
 async def many_calls_at_once_get_on(lab: Lab) -> None:
-    """No call fails because of its neighbours; every task is stored, claimed once, and ends once."""
+    """No call fails because of its neighbours; every task is stored, claimed once, and ends once.
+
+    Of calls of one kind that are made together on one handle, each does what it would have done alone.
+    """
     first, second = await lab.handle(), await lab.handle()
     await lab.put(first, new_task("witness", available_at=MUCH_LATER))
     names = [f"task{number}" for number in range(50)]
@@ -330,6 +334,7 @@ async def many_calls_at_once_get_on(lab: Lab) -> None:
         task = await stored(second, name)
         outcome = (task.status, task.attempts, task.value)
         expect_equal(f"(status, attempts, value) of {name}", outcome, (TaskStatus.SUCCESS, 1, name.encode()))
+    await expect_each_as_alone(lab)
 
 
 def _answered(answer: Sequence[Task] | BaseException) -> Sequence[Task]:
