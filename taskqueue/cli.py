@@ -1,6 +1,7 @@
 """The command ``taskqueue``."""
 
 import io
+import os
 import sys
 
 import click
@@ -53,3 +54,9 @@ def main(program: str = "taskqueue") -> None:
         cli(prog_name=program)
     except KeyboardInterrupt:
         sys.exit(Status.CTRL_C)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # The command has told of it. What is left in the buffer must not fail once more at the end of Python.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -170,6 +170,15 @@ def test_a_reader_of_a_pipe_that_goes_away_is_no_traceback(start: Start, many: P
     assert lister.stderr.read() == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["stats", "--interval", "0"]], ids="-".join)
+def test_an_output_that_cannot_be_written_is_one_line(many: Path, command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        arguments = [sys.executable, "-m", "taskqueue", *command]
+        done = subprocess.run(arguments, check=False, stdout=full, stderr=subprocess.PIPE, text=True, cwd=many)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
 @pytest.mark.usefixtures("many")
 def test_ctrl_c_ends_a_watch_quietly_with_130(start: Start) -> None:
     watch = start("stats", "--watch", "--json", "--interval", "0.05")

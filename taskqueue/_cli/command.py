@@ -1,5 +1,6 @@
 """What is the same for every command: examples stand in its help as written, and errors of ours are one line."""
 
+import errno
 import inspect
 from typing import Any
 
@@ -29,10 +30,14 @@ class CommandGroup(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a ``TaskQueueError`` ends it with status 1, Ctrl-C quietly with 130."""
+        """Run the command; a ``TaskQueueError``, or what the system refuses, is status 1, and Ctrl-C quietly 130."""
         try:
             return super().invoke(ctx)
         except TaskQueueError as error:
+            raise Failed(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly
             raise Failed(str(error)) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(Status.CTRL_C) from None
