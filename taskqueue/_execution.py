@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from taskqueue.current import CurrentTask, running
@@ -136,6 +137,8 @@ def _discard(job: "Future[Returned | Raised]") -> None:
 
 def is_async(func: Callable[..., Any]) -> bool:
     """Tell whether calling ``func`` gives a coroutine: a coroutine function, partial of one, or async ``__call__``."""
+    if type(func) is FunctionType and func.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # as nearly always, and to ask `inspect` takes long
     while isinstance(func, partial):
         func = func.func
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(type(func), "__call__", None))  # noqa: B004 - asks what kind of function it is, not whether there is one

@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, Self
@@ -51,8 +50,7 @@ _PAGE: Final = 500
 _CALL_OF: Final = "the call of"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a task's payload says: which function to call, with what.
 
     Attributes:
@@ -679,19 +677,20 @@ class TaskQueue:
         Raises:
             DeserializationError: The payload is damaged, or needs code that is not to be had here.
         """
-        what = f"the payload of task {task.id!r}"
         try:
             call = self.serializer.loads(task.payload)
         except Exception as error:
-            raise DeserializationError(what, _reason(error)) from error
+            raise DeserializationError(_payload_of(task), _reason(error)) from error
         try:
             timeout = call.get("timeout")
             timeout = None if timeout is None else _check.timeout("timeout", timeout, zero=False)
             loaded = Call(call["func"], tuple(call["args"]), dict(call["kwargs"]), call["context"], timeout)
         except Exception as error:
-            raise DeserializationError(what, "it does not hold a call; something else wrote it") from error
+            raise DeserializationError(_payload_of(task), "it does not hold a call; something else wrote it") from error
         if not callable(loaded.func):
-            raise DeserializationError(what, f"what it would call is {type(loaded.func).__name__}, not a function")
+            raise DeserializationError(
+                _payload_of(task), f"what it would call is {type(loaded.func).__name__}, not a function"
+            )
         return loaded
 
     async def complete_task(self, task_id: str, attempt: int, value: Any) -> None:
@@ -899,6 +898,10 @@ class TaskQueue:
                 f"{what} {_name_of(whose)}", f"the serializer returned {type(data).__name__} instead of bytes"
             )
         return data
+
+
+def _payload_of(task: Task) -> str:
+    return f"the payload of task {task.id!r}"
 
 
 def _name_of(something: object) -> str:

@@ -9,7 +9,7 @@ transaction are not harmed. After a rollback it may be called again.
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -75,7 +75,7 @@ class Complete(Operation[None]):
         arguments: Those of the statement.
     """
 
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Sequence[Any] = ()
 
 
 _KNOWN_IDS: Final = "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
@@ -112,8 +112,8 @@ EXTEND: Final = """
 
 COMPLETE: Final = """
     UPDATE tasks
-    SET status = 'success', value = :value, finished_at = :now, lease_expires_at = NULL
-    WHERE id = :id AND status = 'running' AND attempts = :attempt
+    SET status = 'success', value = ?, finished_at = ?, lease_expires_at = NULL
+    WHERE id = ? AND status = 'running' AND attempts = ?
 """
 
 _RETRIED: Final = ":retry_at IS NOT NULL AND attempts < max_retries"
@@ -350,18 +350,21 @@ def extend(claims: Iterable[tuple[str, int]], *, lease_expires_at: datetime) -> 
 
 def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Operation[None]:
     """End a held task as SUCCESS."""
-    arguments = {"id": task_id, "attempt": attempt, "value": bytes(value), "now": microseconds(now)}
+    arguments = (bytes(value), microseconds(now), task_id, attempt)
+    return Complete(
+        partial(_complete_one, arguments), writes=True, short=len(value) <= _SHORT_BYTES, arguments=arguments
+    )
 
-    def run(db: sqlite3.Connection) -> None:
-        try:
-            changed = db.execute(COMPLETE, arguments).rowcount
-        except (sqlite3.DataError, OverflowError) as error:
-            _check_sizes(error, db, "the value", [(arguments["value"],)])
-            raise
-        if not changed:
-            raise _refusal(db, task_id, attempt)
 
-    return Complete(run, writes=True, short=len(value) <= _SHORT_BYTES, arguments=arguments)
+def _complete_one(arguments: tuple[bytes, int, str, int], db: sqlite3.Connection) -> None:
+    value, _, task_id, attempt = arguments
+    try:
+        changed = db.execute(COMPLETE, arguments).rowcount
+    except (sqlite3.DataError, OverflowError) as error:
+        _check_sizes(error, db, "the value", [(value,)])
+        raise
+    if not changed:
+        raise _refusal(db, task_id, attempt)
 
 
 def complete_all(db: sqlite3.Connection, calls: Sequence[Complete]) -> Sequence[TaskQueueError | None]:
