@@ -204,15 +204,17 @@ class Heartbeat:
         self._wake.set()
 
     async def _try_to_beat(self) -> None:
+        patience = max(self._lease.total_seconds(), _SHORTEST_LIMIT)
         try:
             # A store that does not answer must not keep the beats from beginning anew.
-            async with asyncio.timeout(max(self._lease.total_seconds(), _SHORTEST_LIMIT)):
+            async with asyncio.timeout(patience) as limit:
                 extended = await self._beat()
         except Exception as error:  # whatever it is, a store that is away comes back
             if not self._failing:
                 self._failing = True
                 rest = self.interval / _TRIES_PER_INTERVAL
-                logger.warning("cannot extend leases, trying again every %.3g s: %s", rest, log_text(error))
+                why = f"the store has not answered for {patience:.3g} s" if limit.expired() else log_text(error)
+                logger.warning("cannot extend leases, trying again every %.3g s: %s", rest, why)
                 logger.debug("in full:", exc_info=error)
             with suppress(Exception):  # the next beat connects afresh
                 await self._disconnect()

@@ -432,7 +432,9 @@ def test_an_outage_of_the_store_is_logged_once_and_survived(
     assert "Traceback" not in caplog.text
 
 
-def test_a_store_that_does_not_answer_is_asked_again(run: Run, make_queue: MakeQueue) -> None:
+def test_a_store_that_does_not_answer_is_asked_again(
+    run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
     class Hangs(Extends):
         async def extend(self, *args: Any, **kwargs: Any) -> Any:
             if world.failures_left:
@@ -449,7 +451,9 @@ def test_a_store_that_does_not_answer_is_asked_again(run: Run, make_queue: MakeQ
         world.release.set()
         await running
 
-    run(main())
+    with caplog.at_level(logging.WARNING, "taskqueue"):
+        run(main())
+    assert ": the store has not answered for 1 s" in caplog.text
 
 
 def test_a_thread_that_cannot_be_started_is_an_error(run: Run, queue: TaskQueue, monkeypatch: Any) -> None:
