@@ -9,6 +9,8 @@ from taskqueue.backends._sqlite_operations import Operation
 
 _MOST_CALLS: Final = 25
 _LONG_SECONDS: Final = 0.001
+_LONGEST_OVERRUN_SECONDS: Final = 0.005
+_FORGIVENESS: Final = 0.9
 _WARY_FACTOR: Final = 20
 _WRITES_TO_A_CHECKPOINT: Final = 200
 _SECONDS_BETWEEN_LOOKS: Final = 0.001
@@ -18,13 +20,16 @@ class QuickCalls:
     """Tells when calls may run on the event loop, and when the log has to be looked after.
 
     Only short ones may, and only where no write is synced: a lone insert then takes some 40 µs, and the way to another
-    thread and back several times that. Once a call took longer than a millisecond, because the disk is slow or what it
-    read was large, none may for twenty times as long, so that such calls take a twentieth of the loop's time at most.
+    thread and back several times that. Once calls that took longer than a millisecond each, because the disk is slow or
+    what they read was large, took more than five in all, none may for twenty times as long: so such calls take a
+    twentieth of the loop's time at most. Where quick ones follow on a long one it is forgiven bit by bit, for the
+    system may just have had something else to do.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._wary_until = 0.0
+        self._overrun = 0.0
         self._writes = 0
         self._looked_at = -math.inf
 
@@ -52,7 +57,12 @@ class QuickCalls:
         """Take note of a run."""
         self._writes += wrote
         if seconds > _LONG_SECONDS:
-            self._wary_until = self._loop.time() + _WARY_FACTOR * seconds
+            self._overrun += seconds
+            if self._overrun > _LONGEST_OVERRUN_SECONDS:
+                self._wary_until = self._loop.time() + _WARY_FACTOR * self._overrun
+                self._overrun = 0.0
+        else:
+            self._overrun *= _FORGIVENESS
 
     def checkpoint_is_due(self) -> bool:
         """Whether so much has been written here that the log should be copied to the file. True once for as much."""

@@ -158,6 +158,23 @@ def test_after_a_call_that_took_long_the_next_ones_go_to_the_thread() -> None:
     assert quick.may(short)
 
 
+def test_a_long_call_among_quick_ones_is_forgiven_and_many_are_not() -> None:
+    loop = HandLoop()
+    quick = QuickCalls(loop)  # type: ignore[arg-type]  # as above
+    short = [get("a")]
+    for _ in range(20):
+        quick.took(0.004, wrote=True)
+        for _ in range(20):
+            quick.took(0.0001, wrote=True)
+        assert quick.may(short)
+    for _ in range(3):
+        assert quick.may(short)
+        quick.took(0.002, wrote=True)
+    assert not quick.may(short)
+    loop.now += 0.15
+    assert quick.may(short)
+
+
 def test_what_is_long_or_many_may_not() -> None:
     quick = QuickCalls(HandLoop())  # type: ignore[arg-type]  # as above
     assert not quick.may([counts()])
