@@ -54,7 +54,7 @@ def test_the_main_job_runs_from_the_wheel_outside_the_checkout(wheel: Path, tmp_
     # All checks on the quicker backend, and some on the one that has a driver.
     for options, status, verdict in (
         (["--conformance=memory"], 0, "CONFORMANT: memory"),
-        (["--conformance=sqlite", "--conformance-profile=quick"], 1, "INCOMPLETE: sqlite passed"),
+        (["--conformance=sqlite", "-k", "E1 or V1"], 1, "INCOMPLETE: sqlite passed"),
     ):
         run = subprocess.run(
             [str(bin_folder / "pytest"), *options], cwd=work, check=False, capture_output=True, text=True

@@ -1,5 +1,6 @@
 """The rows of the table: workloads, floors and aims."""
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -130,6 +131,8 @@ class _Stores:
                 arguments = {"path": str(self._template), "number": _FINISHED, "status": "success"}
                 Measurement("workloads", "filled_store", lambda: arguments).run()
             shutil.copyfile(self._template, path)
+            with path.open("rb") as copy:
+                os.fsync(copy.fileno())  # or the first checkpoint would wait for the system to write all of it
         return f"sqlite:///{path}?synchronous={synchronous}"
 
     def _emptied(self) -> Path:
