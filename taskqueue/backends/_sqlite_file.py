@@ -44,6 +44,7 @@ _PAUSE_SECONDS: Final = 0.001
 _LATER_PAUSE_SECONDS: Final = 0.01
 _PAUSES_BEFORE_LATER: Final = 1000
 _CHECKPOINT_PAGES: Final = 1000  # SQLite's default
+_LONG_LOG_PAGES: Final = 6000
 
 # POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
 # read directly only while no connection of this process has it open; SQLite itself takes care of that.
@@ -93,14 +94,7 @@ class StoreFile:
         except OSError as error:
             raise StoreUnavailable(path, _advice(path, error)) from error
         try:
-            self.db = sqlite3.connect(
-                f"{Path(path).as_uri()}?mode=rw",
-                uri=True,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=64,
-            )
+            self.db = _connect(path)
             try:
                 _patiently(lambda: _prepare(self.db, path, synchronous), busy_timeout)
                 self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
@@ -122,6 +116,7 @@ class StoreFile:
             raise
         self.busy_timeout = busy_timeout
         self._checkpoints = True
+        self._copier: sqlite3.Connection | None = None
         _FILES.add(self)
 
     def set_checkpoints(self, on: bool) -> None:  # noqa: FBT001 - a setting
@@ -130,9 +125,19 @@ class StoreFile:
             self.db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if on else 0}")
             self._checkpoints = on
 
-    def checkpoint(self) -> None:
-        """Copy the log to the file, as far as nobody reads it, so that it is written from its beginning again."""
-        self.db.execute("PRAGMA wal_checkpoint (PASSIVE)")
+    def checkpoint(self) -> bool:
+        """Copy the log to the file, as far as nobody reads it; if that is all of it, it is written from its beginning.
+
+        On a connection of its own, so that another thread can use ``db`` meanwhile.
+
+        Returns:
+            Whether the log has become long: whenever this is done, somebody has written on meanwhile.
+        """
+        if self._copier is None:
+            self.check_in_place()
+            self._copier = _connect(self.path)
+        _busy, pages, _copied = self._copier.execute("PRAGMA wal_checkpoint (PASSIVE)").fetchone()
+        return bool(pages > _LONG_LOG_PAGES)
 
     def check_in_place(self) -> None:
         """Raise StoreUnavailable if the file, its log or the log's index is not there: what is written may be lost."""
@@ -146,6 +151,8 @@ class StoreFile:
     def close(self) -> None:
         """Close the connection. Idempotent."""
         try:
+            if self._copier is not None:
+                self._copier.close()
             self.db.close()
         finally:
             identity, self.identity = self.identity, _NOWHERE
@@ -153,6 +160,17 @@ class StoreFile:
 
 
 _NOWHERE: Final = Identity(-1, -1)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{Path(path).as_uri()}?mode=rw",
+        uri=True,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=64,
+    )
 
 
 def _identity_of(name: str) -> Identity | None:
