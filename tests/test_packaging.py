@@ -51,15 +51,16 @@ def test_the_main_job_runs_from_the_wheel_outside_the_checkout(wheel: Path, tmp_
     subprocess.run(install, check=True, capture_output=True)
     work = tmp_path / "elsewhere"
     work.mkdir()
-    # All checks on the quicker backend, and some on the one that has a driver.
-    for options, status, verdict in (
-        (["--conformance=memory"], 0, "CONFORMANT: memory"),
-        (["--conformance=sqlite", "-k", "E1 or V1"], 1, "INCOMPLETE: sqlite passed"),
+    # Checks of every layer on the quicker backend, and some on the one that has a driver. Not all: what could be
+    # missing is a file, or something that is not installed.
+    for options, verdict in (
+        (["--conformance=memory", "--conformance-profile=quick"], "INCOMPLETE: memory passed"),
+        (["--conformance=sqlite", "-k", "E1 or V1"], "INCOMPLETE: sqlite passed"),
     ):
         run = subprocess.run(
             [str(bin_folder / "pytest"), *options], cwd=work, check=False, capture_output=True, text=True
         )
-        assert run.returncode == status, run.stdout[-3000:]
+        assert run.returncode == 1, run.stdout[-3000:]
         assert " failed" not in run.stdout
         assert any(line.startswith(verdict) for line in run.stdout.splitlines()), run.stdout[-500:]
     assert list(work.iterdir()) in ([], [work / ".pytest_cache"]), "the suite left files behind"

@@ -334,7 +334,7 @@ class LooksThenInserts(Correct):
     async def enqueue(self, tasks: Sequence[Task]) -> None:
         with self.step(write=False) as model:
             model.enqueue(tasks)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)  # longer than the processes are apart, on a busy machine too
         with self.step() as model:
             model.stored.update((task.id, task) for task in tasks)
 
