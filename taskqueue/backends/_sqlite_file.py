@@ -97,7 +97,6 @@ class StoreFile:
             self.db = _connect(path)
             try:
                 _patiently(lambda: _prepare(self.db, path, synchronous), busy_timeout)
-                self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
                 # While this connection is open nobody who plays by SQLite's rules removes or replaces these.
                 real = os.path.realpath(path)  # beside which SQLite has put them
                 self._in_use = [(path, self.identity)] + [
@@ -305,6 +304,7 @@ def _prepare(db: sqlite3.Connection, path: str, synchronous: Synchronous) -> Non
     if mode != "wal":
         raise StoreUnavailable(path, f"SQLite cannot use its write-ahead log here (it chose {mode}). Use a local disk")
     db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the log and its index
 
 
 def _is_ours(db: sqlite3.Connection) -> bool:
