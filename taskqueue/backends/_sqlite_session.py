@@ -70,9 +70,9 @@ class Session(BaseSession):
         await self._thread.close()
 
     async def run(self, operation: Operation[T]) -> T:
-        """Run an operation, and return its result. Cancelled before the operation has begun, this prevents it.
+        """Run an operation, at once if it comes alone and may, and return its result.
 
-        Gives way to others at least once, whatever happens.
+        Gives way to others at least once, whatever happens. Cancelled before the operation has begun, this prevents it.
         """
         if self._quick is None or self._flushing or self._working or not self._quick.may((operation,)):
             return await self.submit(operation)

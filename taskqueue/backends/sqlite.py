@@ -187,11 +187,12 @@ class SQLiteBackend:
 
     async def complete(self, task_id: str, attempt: int, *, value: bytes, now: datetime) -> None:
         """End a held task as SUCCESS. See :meth:`taskqueue.backend.Backend.complete`."""
-        await self._session().run(operations.complete(task_id, attempt, value=value, now=now))
+        # A worker's outcomes come together, and its next claim with them: they are to share a transaction.
+        await self._session().submit(operations.complete(task_id, attempt, value=value, now=now))
 
     async def fail(self, task_id: str, attempt: int, failure: Failure, *, if_expired: bool = False) -> Task:
         """Record a failed attempt. See :meth:`taskqueue.backend.Backend.fail`."""
-        return await self._session().run(operations.fail(task_id, attempt, failure, if_expired=if_expired))
+        return await self._session().submit(operations.fail(task_id, attempt, failure, if_expired=if_expired))
 
     async def cancel(self, task_id: str, *, now: datetime) -> bool:
         """End a task as CANCELLED. See :meth:`taskqueue.backend.Backend.cancel`."""

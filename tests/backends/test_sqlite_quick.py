@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskqueue import StoreUnavailable, Task, TaskExists, TaskStatus
+from taskqueue import Failure, StoreUnavailable, Task, TaskExists, TaskStatus
 from taskqueue.backends._sqlite_operations import counts, enqueue, get
 from taskqueue.backends._sqlite_quick import QuickCalls
 from taskqueue.backends._sqlite_session import Session
@@ -68,6 +68,28 @@ def test_short_calls_need_no_thread_and_long_ones_do(backend: SQLiteBackend, mon
         await backend.close()
 
     asyncio.run(main())
+
+
+def test_outcomes_share_a_transaction_with_the_claim_that_follows(backend: SQLiteBackend) -> None:
+    statements: list[str] = []
+
+    async def main() -> None:
+        await backend.connect()
+        await backend.enqueue([new("a"), new("b"), new("c")])
+        lease = T0 + timedelta(seconds=30)
+        assert len(await backend.claim(now=T0, limit=2, lease_expires_at=lease)) == 2
+        session_of(backend)._thread.file.db.set_trace_callback(statements.append)
+        failure = Failure(attempt=1, error="boom", failed_at=T0)
+        *_, claimed = await asyncio.gather(
+            backend.complete("a", 1, value=b"v", now=T0),
+            backend.fail("b", 1, failure),
+            backend.claim(now=T0, limit=2, lease_expires_at=lease),
+        )
+        assert [task.id for task in claimed] == ["c"]
+        await backend.close()
+
+    asyncio.run(main())
+    assert [text for text in statements if text.startswith(("BEGIN", "COMMIT"))] == ["BEGIN IMMEDIATE", "COMMIT"]
 
 
 def test_with_syncs_every_call_goes_to_the_thread(tmp_path: Path) -> None:
