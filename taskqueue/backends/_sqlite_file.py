@@ -44,7 +44,9 @@ _PAUSE_SECONDS: Final = 0.001
 _LATER_PAUSE_SECONDS: Final = 0.01
 _PAUSES_BEFORE_LATER: Final = 1000
 _CHECKPOINT_PAGES: Final = 1000  # SQLite's default
-_LONG_LOG_PAGES: Final = 6000
+_LONG_LOG_PAGES: Final = 6_000
+_LONGEST_LOG_PAGES: Final = 60_000
+_COPIER_SECONDS: Final = 0.1
 
 # POSIX drops all locks that a process has on a file as soon as the process closes any descriptor of it. So the file is
 # read directly only while no connection of this process has it open; SQLite itself takes care of that.
@@ -116,6 +118,7 @@ class StoreFile:
         self.busy_timeout = busy_timeout
         self._checkpoints = True
         self._copier: sqlite3.Connection | None = None
+        self._version: int | None = None
         _FILES.add(self)
 
     def set_checkpoints(self, on: bool) -> None:  # noqa: FBT001 - a setting
@@ -124,19 +127,28 @@ class StoreFile:
             self.db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if on else 0}")
             self._checkpoints = on
 
-    def checkpoint(self) -> bool:
-        """Copy the log to the file, as far as nobody reads it; if that is all of it, it is written from its beginning.
+    def is_only_writer(self) -> bool:
+        """Whether no other connection has written since this was asked before. To be asked where ``db`` is used."""
+        try:
+            (version,) = self.db.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            return False  # the next call tells its caller
+        before, self._version = self._version, version
+        return bool(version == before)
 
-        On a connection of its own, so that another thread can use ``db`` meanwhile.
+    def checkpoint(self, *, only_writer: bool) -> None:
+        """Copy the log to the file, so that it is written from its beginning again.
 
-        Returns:
-            Whether the log has become long: whenever this is done, somebody has written on meanwhile.
+        On a connection of its own: another thread can use ``db`` meanwhile, and whoever can, writes on. Once the log
+        has become long, because somebody always does, writers are kept away while the last of it is copied. Where
+        others than ``db`` write, that may last as long as the disk takes for what they wrote; so it is put off longer.
         """
         if self._copier is None:
             self.check_in_place()
-            self._copier = _connect(self.path)
+            self._copier = _connect(self.path, timeout=_COPIER_SECONDS)
         _busy, pages, _copied = self._copier.execute("PRAGMA wal_checkpoint (PASSIVE)").fetchone()
-        return bool(pages > _LONG_LOG_PAGES)
+        if pages > (_LONG_LOG_PAGES if only_writer else _LONGEST_LOG_PAGES):
+            self._copier.execute("PRAGMA wal_checkpoint (RESTART)").fetchone()
 
     def check_in_place(self) -> None:
         """Raise StoreUnavailable if the file, its log or the log's index is not there: what is written may be lost."""
@@ -161,11 +173,11 @@ class StoreFile:
 _NOWHERE: Final = Identity(-1, -1)
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, *, timeout: float = 0) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{Path(path).as_uri()}?mode=rw",
         uri=True,
-        timeout=0,
+        timeout=timeout,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,

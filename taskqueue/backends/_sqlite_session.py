@@ -58,7 +58,6 @@ class Session(BaseSession):
         self._flushing = False
         self._working = False
         self._checkpointing = False
-        self._log_is_long = False
         self._at_rest: asyncio.Future[None] | None = None
         self._quick = None if syncs else QuickCalls(asyncio.get_running_loop())
         self._lookout = Lookout(self._store, self.submit)
@@ -121,12 +120,6 @@ class Session(BaseSession):
     def _flush(self) -> None:
         """Run what has gathered: here if it is quick, or else in the thread."""
         self._flushing = False
-        if self._log_is_long:
-            # Calls wait for this one, or they would write on, and the log would never be copied wholly.
-            self._log_is_long = False
-            self._working = True
-            self._thread.begin(self._thread.file.checkpoint, self._checkpointed_alone)
-            return
         calls = self._next_calls()
         if calls and self._quick is not None and self._quick.may(_operations(calls)):
             busy: list[_Call] = []
@@ -141,7 +134,10 @@ class Session(BaseSession):
             self._thread.begin(partial(self._execute, _operations(calls), quick=False), partial(self._worked, calls))
         elif self._quick is not None and not self._checkpointing and self._quick.checkpoint_is_due():
             self._checkpointing = True
-            self._thread.begin(self._thread.file.checkpoint, self._checkpointed)
+            self._thread.begin(
+                partial(self._thread.file.checkpoint, only_writer=self._thread.file.is_only_writer()),
+                self._checkpointed,
+            )
         elif self._at_rest is not None and not self._at_rest.done():
             self._at_rest.set_result(None)
 
@@ -157,16 +153,9 @@ class Session(BaseSession):
         quick.took(self._loop.time() - began, wrote=result is not None and result.changed)
         return self._outcomes(len(operations), result, error)
 
-    def _checkpointed(self, log_is_long: bool | None, _error: BaseException | None) -> None:  # noqa: FBT001 - a result
+    def _checkpointed(self, _result: object, _error: BaseException | None) -> None:
         # One that failed is tried again after as many writes, or by the last handle that closes.
         self._checkpointing = False
-        self._log_is_long = bool(log_is_long)
-        if log_is_long and not (self._flushing or self._working):
-            self._flush()
-
-    def _checkpointed_alone(self, _result: object, _error: BaseException | None) -> None:
-        self._working = False
-        self._flush()
 
     def _worked(self, calls: Sequence[_Call], result: _Done | None, error: BaseException | None) -> None:
         outcomes = self._outcomes(len(calls), result, error)
