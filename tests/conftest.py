@@ -31,9 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Return how many processes ``-n auto`` means: one more than cores, since tests with processes wait for those."""
-    return (os.cpu_count() or 1) + 1
+    # Not for the suite, whose checks keep the cores busy.
+    return None if config.getoption("--conformance", None) else (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)
