@@ -23,7 +23,6 @@ logger = logging.getLogger("taskqueue.worker")
 
 _FIRST_REST: Final = 0.1
 _SHORTEST_WAIT: Final = 0.001
-_TURNS_TO_BEGIN: Final = 4
 _PURGES_PER_PERIOD: Final = 10
 _SECONDS_BETWEEN_LOOKS: Final = 0.5
 _SECONDS_BETWEEN_PURGES: Final = (60.0, 3600.0)
@@ -149,8 +148,6 @@ class Run:
                 if not claimed and until_idle and not busy:
                     return
                 if claimed < free:
-                    if claimed:
-                        await self._let_it_begin()
                     await self._idle(free - claimed, until_idle=until_idle)
                 rest = _FIRST_REST
             except HOPELESS:
@@ -160,11 +157,6 @@ class Run:
                 logger.debug("in full:", exc_info=error)
                 await self._first_of(timeout=rest)
                 rest = min(2 * rest, max(poll, _FIRST_REST))
-
-    async def _let_it_begin(self) -> None:
-        """Let what was claimed just now run, and a short coroutine end, before asking the store what comes next."""
-        for _ in range(_TURNS_TO_BEGIN):
-            await asyncio.sleep(0)
 
     @property
     def _free(self) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, Self
@@ -50,7 +51,8 @@ _PAGE: Final = 500
 _CALL_OF: Final = "the call of"
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Call:
     """What a task's payload says: which function to call, with what.
 
     Attributes:
