@@ -636,7 +636,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in problems[:SHOWN]:
         console.print(problem, style="red", markup=False, highlight=False)
     if problems:
-        console.print(f"{len(problems)} contradiction{'s' * (len(problems) > 1)}. The same storm again: --seed {seed}", style="bold red")
+        console.print(
+            f"{len(problems)} contradiction{'s' * (len(problems) > 1)}. The same storm again: --seed {seed}",
+            style="bold red",
+        )
         return 1
     console.print("every task is accounted for", style="green")
     return 0
