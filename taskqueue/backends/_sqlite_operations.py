@@ -222,13 +222,11 @@ def enqueue(tasks: Iterable[Task]) -> Operation[None]:
 
 def _enqueue_one(row: tuple[Any, ...], db: sqlite3.Connection) -> None:
     try:
-        db.execute(_INSERT_NEW, row)
+        with _sizes_checked(db, "the largest task", row):
+            db.execute(_INSERT_NEW, row)
     except sqlite3.IntegrityError as error:
         if _is_duplicate(error):
             raise TaskExists((row[0],)) from None
-        raise
-    except (sqlite3.DataError, OverflowError) as error:
-        _check_sizes(error, db, "the largest task", [row])
         raise
 
 
@@ -242,15 +240,12 @@ def enqueue_all(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]
     """Add the new tasks of several calls, those of each call wholly or not at all; return each's refusal, or None."""
     rows = list(chain.from_iterable(calls))
     try:
-        with _savepoint(db):
+        with _savepoint(db), _sizes_checked(db, "the largest task", *rows):
             _insert_new(db, rows)
     except sqlite3.IntegrityError as error:
         if not _is_duplicate(error):
             raise
         return _enqueue_some(db, calls)
-    except (sqlite3.DataError, OverflowError) as error:
-        _check_sizes(error, db, "the largest task", rows)
-        raise
     return [None] * len(calls)
 
 
@@ -266,15 +261,12 @@ def _insert_new(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None
 def _enqueue_moved(rows: Sequence[tuple[Any, ...]], db: sqlite3.Connection) -> None:
     """Add tasks of which some have been attempted in another store."""
     try:
-        with _savepoint(db):
+        with _savepoint(db), _sizes_checked(db, "the largest task", *rows):
             db.executemany(_INSERT, rows)
     except sqlite3.IntegrityError as error:
         if not _is_duplicate(error):
             raise
         raise TaskExists(_offending(rows, _known(db, rows))) from None
-    except (sqlite3.DataError, OverflowError) as error:
-        _check_sizes(error, db, "the largest task", rows)
-        raise
 
 
 def _enqueue_some(db: sqlite3.Connection, calls: Sequence[Sequence[tuple[Any, ...]]]) -> Sequence[TaskExists | None]:
@@ -358,11 +350,8 @@ def complete(task_id: str, attempt: int, *, value: bytes, now: datetime) -> Oper
 
 def _complete_one(arguments: tuple[bytes, int, str, int], db: sqlite3.Connection) -> None:
     value, _, task_id, attempt = arguments
-    try:
+    with _sizes_checked(db, "the value", (value,)):
         changed = db.execute(COMPLETE, arguments).rowcount
-    except (sqlite3.DataError, OverflowError) as error:
-        _check_sizes(error, db, "the value", [(value,)])
-        raise
     if not changed:
         raise _refusal(db, task_id, attempt)
 
@@ -407,11 +396,8 @@ def fail(task_id: str, attempt: int, failure: Failure, *, if_expired: bool) -> O
     }
 
     def run(db: sqlite3.Connection) -> Task:
-        try:
+        with _sizes_checked(db, "the failure", (arguments["proposed"],)):
             rows = db.execute(FAIL, arguments).fetchall()
-        except (sqlite3.DataError, OverflowError) as error:
-            _check_sizes(error, db, "the failure", [(arguments["proposed"],)])
-            raise
         if not rows:
             raise _refusal(db, task_id, attempt)
         return task_of_row(rows[0])
@@ -553,10 +539,24 @@ class _savepoint:  # noqa: N801 - a context manager, and a class is the cheapest
         self._db.execute("RELEASE taskqueue_group")
 
 
-def _check_sizes(error: Exception, db: sqlite3.Connection, what: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Raise TooLarge if the error of SQLite is that a row is larger than it takes."""
-    limit = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
-    cells = (sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in rows)
-    size = max(cells, default=0)
-    if size > limit:
-        raise TooLarge(what, size=size, limit=limit) from error
+class _sizes_checked:  # noqa: N801 - as above
+    """Turn SQLite's refusal of a value that is too large into ours."""
+
+    __slots__ = ("_db", "_rows", "_what")
+
+    def __init__(self, db: sqlite3.Connection, what: str, *rows: Sequence[Any]) -> None:
+        self._db = db
+        self._what = what
+        self._rows = rows
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, (sqlite3.DataError, OverflowError)):
+            return
+        limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        cells = (sum(len(cell) for cell in row if isinstance(cell, (str, bytes))) for row in self._rows)
+        size = max(cells, default=0)
+        if size > limit:
+            raise TooLarge(self._what, size=size, limit=limit) from error
