@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from taskqueue import Backend, Failure, StaleClaim, Task, TaskNotFound, TaskStatus
+from taskqueue import Backend, Failure, StaleClaim, Task, TaskNotFound, TaskQueueError, TaskStatus
 from taskqueue_conformance.lab import LEASE, NOON
 from taskqueue_conformance.violation import Violation, differing_fields, expect, expect_equal, expect_task, shown
 
@@ -225,18 +225,22 @@ async def overlap(
     return held, await outcomes(running, *rest)
 
 
-async def outcomes(*calls: Awaitable[Any]) -> list[Any]:
-    """Await calls side by side and return their answers; a StaleClaim or TaskNotFound is an answer too."""
+async def outcomes(
+    *calls: Awaitable[Any],
+    refusals: tuple[type[TaskQueueError], ...] = (StaleClaim, TaskNotFound),
+    look: str = "how calls on several handles wait for each other's locks",
+) -> list[Any]:
+    """Await calls side by side and return their answers; a refusal that may be is an answer too."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, Violation):
             raise answer
-        if isinstance(answer, BaseException) and not isinstance(answer, StaleClaim | TaskNotFound):
+        if isinstance(answer, BaseException) and not isinstance(answer, refusals):
             raise Violation(
                 "a call beside others",
                 expected="an answer, or a refusal that the contract knows",
                 actual=f"{type(answer).__name__}: {shown(str(answer))}",
                 breaks="X1",
-                look="how calls on several handles wait for each other's locks",
+                look=look,
             ) from answer
     return answers

@@ -3,17 +3,16 @@
 Backends put such calls into one statement, which has guards and answers apart from those of a statement for one call.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from taskqueue import Backend, Failure, StaleClaim, Task, TaskExists, TaskNotFound, TaskQueueError, TaskStatus
-from taskqueue_conformance.checks._shared import HOUR, after_cancel, after_complete, after_fail
+from taskqueue_conformance.checks._shared import HOUR, after_cancel, after_complete, after_fail, outcomes
 from taskqueue_conformance.checks._states import LATER, LIVE, every_state
 from taskqueue_conformance.lab import LEASE, NOON, Lab, new_failure, new_task
-from taskqueue_conformance.violation import Violation, expect, expect_equal, expect_task, shown
+from taskqueue_conformance.violation import expect, expect_equal, expect_task
 
 _LOOK: Final = "the statement for several calls at once: its guards, and which answer goes to which call"
 _BETWEEN: Final = NOON + LEASE
@@ -166,20 +165,7 @@ async def _enqueues(lab: Lab) -> None:
 
 
 async def _together(*calls: Awaitable[object]) -> list[object]:
-    """Await calls side by side and return their answers; what the contract refuses them with is an answer too."""
-    answers: list[object] = list(await asyncio.gather(*calls, return_exceptions=True))
-    for answer in answers:
-        if isinstance(answer, Violation):
-            raise answer
-        if isinstance(answer, BaseException) and not isinstance(answer, StaleClaim | TaskNotFound | TaskExists):
-            raise Violation(
-                "a call beside others on its handle",
-                expected="an answer, or a refusal that the contract knows",
-                actual=f"{type(answer).__name__}: {shown(str(answer))}",
-                breaks="X1",
-                look=_LOOK,
-            ) from answer
-    return answers
+    return await outcomes(*calls, refusals=(StaleClaim, TaskNotFound, TaskExists), look=_LOOK)
 
 
 def _expect_refusal(what: str, answer: object, error: type[TaskQueueError], breaks: str) -> None:
