@@ -12,8 +12,7 @@ _STEPS_PER_EXAMPLE = 10
     layer="model",
 )
 async def agrees_with_the_model(lab: Lab) -> None:
-    # Not before it is needed: it costs a quarter of a second to import.
-    from taskqueue_conformance.machine import explore  # noqa: PLC0415
+    from taskqueue_conformance.machine import explore  # noqa: PLC0415 - it costs a quarter of a second to import
 
     examples = lab.effort.examples
     did = await explore(lab, examples=examples, seed_number=lab.rng.getrandbits(32))
