@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
+import waiting
 
 from taskqueue import (
     InvalidArgument,
@@ -25,6 +27,8 @@ from taskqueue import (
     current_task,
 )
 from taskqueue.backends.memory import MemoryBackend
+
+until = partial(waiting.until, seconds=10)
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 MakeQueue = Callable[..., TaskQueue]
@@ -186,12 +190,6 @@ async def astop_the_worker() -> None:
 
 async def enqueue_another() -> None:
     await world.queue.enqueue(note, "another")
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads too
-            await asyncio.sleep(0.001)
 
 
 async def result(queue: TaskQueue, task_id: str) -> Any:
@@ -816,8 +814,11 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(
     assert "Traceback" not in caplog.text
 
 
+ENDS_BY: dict[str, tuple[Any, ...]] = {"complete": (note, "fine"), "fail": (raise_it, ValueError, "bad")}
+
+
 @pytest.mark.usefixtures("no_rests")
-@pytest.mark.parametrize("method", ["complete", "fail"])
+@pytest.mark.parametrize("method", ENDS_BY)
 def test_an_outcome_is_kept_for_as_long_as_the_store_is_away_and_logged_twice(
     run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -825,7 +826,7 @@ def test_an_outcome_is_kept_for_as_long_as_the_store_is_away_and_logged_twice(
 
     async def main() -> None:
         queue = make_queue(backend=Flaky(**{method: 50}))
-        task_id = await queue.enqueue(*((note, "fine") if method == "complete" else (raise_it, ValueError, "bad")))
+        task_id = await queue.enqueue(*ENDS_BY[method])
         worker = Worker(queue)
         await worker.run_until_idle()
         task = await queue.get_task(task_id)
@@ -842,7 +843,7 @@ def test_an_outcome_is_kept_for_as_long_as_the_store_is_away_and_logged_twice(
 
 
 @pytest.mark.usefixtures("no_rests")
-@pytest.mark.parametrize("method", ["complete", "fail"])
+@pytest.mark.parametrize("method", ENDS_BY)
 def test_an_outcome_that_cannot_be_recorded_does_not_keep_a_worker_that_ends(
     run: Run, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -850,7 +851,7 @@ def test_an_outcome_that_cannot_be_recorded_does_not_keep_a_worker_that_ends(
 
     async def main() -> None:
         queue = make_queue(backend=Flaky(**{method: 1_000_000_000}))
-        task_id = await queue.enqueue(*((note, "fine") if method == "complete" else (raise_it, ValueError, "bad")))
+        task_id = await queue.enqueue(*ENDS_BY[method])
         worker = Worker(queue, grace=timedelta(0))
         running = asyncio.create_task(worker.run())
         await until(lambda: "cannot record its outcome" in caplog.text)

@@ -1,7 +1,6 @@
 """Heartbeats, stalls and lost claims. The leases here are real and short: what is shown happens in threads."""
 
 import asyncio
-import inspect
 import logging
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from taskqueue import StoreUnavailable, Task, TaskQueue, TaskQueueError, Worker, current_task
 from taskqueue._heartbeat import Heartbeat
@@ -99,18 +99,6 @@ def block_until_released() -> str:
     world.log.append("began")
     assert world.release.wait(10)
     return "done"
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until ``condition()`` is true, or what it is when it is awaited."""
-
-    async def met() -> Any:
-        found = condition()
-        return await found if inspect.isawaitable(found) else found
-
-    async with asyncio.timeout(15):
-        while not await met():  # noqa: ASYNC110 - what is waited for happens in threads too
-            await asyncio.sleep(0.001)
 
 
 @contextmanager

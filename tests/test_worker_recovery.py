@@ -1,13 +1,13 @@
 """Recovery of what dead workers held, and that nobody who lives is rescued when clocks jump."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from waiting import until
 
 from taskqueue import StoreUnavailable, Task, TaskQueue, Worker
 from taskqueue.backends.memory import MemoryBackend
@@ -45,18 +45,6 @@ async def until_released() -> str:
     while not world.release:  # noqa: ASYNC110 - without a timeout, since the clocks jump
         await asyncio.sleep(0.001)
     return "done"
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until ``condition()`` is true, or what it is when it is awaited."""
-
-    async def met() -> Any:
-        found = condition()
-        return await found if inspect.isawaitable(found) else found
-
-    async with asyncio.timeout(15):
-        while not await met():  # noqa: ASYNC110 - a condition of any kind
-            await asyncio.sleep(0.001)
 
 
 async def has_status(queue: TaskQueue, task_id: str, status: str) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import inspect
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from taskqueue import InvalidArgument, Task, TaskQueue, Worker, current_task
 from taskqueue.backends.memory import MemoryBackend
@@ -97,18 +97,6 @@ async def take(seconds: float) -> str:
     world.log.append("began")
     await asyncio.sleep(seconds)
     return "done"
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until ``condition()`` is true, or what it is when it is awaited."""
-
-    async def met() -> Any:
-        found = condition()
-        return await found if inspect.isawaitable(found) else found
-
-    async with asyncio.timeout(15):
-        while not await met():  # noqa: ASYNC110 - what is waited for happens in threads too
-            await asyncio.sleep(0.001)
 
 
 # ---------------------------------------------------------------- grace

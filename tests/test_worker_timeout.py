@@ -6,14 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
+import waiting
 
 from taskqueue import InvalidArgument, Task, TaskQueue, Worker, current_task
 from taskqueue.backends.sqlite import SQLiteBackend
+
+until = partial(waiting.until, seconds=10)
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -94,12 +98,6 @@ async def block_the_loop() -> str:
 
 def takes_timeout(timeout: Any) -> Any:
     return timeout
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads too
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("func", [forever, swallows, raises_instead])

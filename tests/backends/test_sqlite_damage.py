@@ -13,14 +13,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 
 from taskqueue import IncompatibleStore, StoreUnavailable, Task, TaskQueue, TaskStatus, Worker
 from taskqueue.backends._sqlite_file import StoreFile
 from taskqueue.backends.sqlite import SQLiteBackend
+
+until = partial(waiting.until, seconds=60)
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
 LEASE = T0 + timedelta(seconds=30)
@@ -43,11 +47,6 @@ async def opened(path: Path, **options: Any) -> SQLiteBackend:
     backend = SQLiteBackend(path, **options)
     await backend.connect()
     return backend
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads
-        await asyncio.sleep(0.001)
 
 
 def fill(path: Path, number: int = 60) -> None:
