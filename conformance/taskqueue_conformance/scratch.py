@@ -9,15 +9,17 @@ _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a directory of its own is mad
 _MIB: Final = 1024 * 1024
 
 
-def scratch_folder(prefix: str, *, room_mib: int = 512) -> str:
+def scratch_folder(prefix: str, *, room_mib: int = 512, programs: bool = False) -> str:
     """Make a directory, and return its path. Whoever asks for it removes it.
 
     Args:
         prefix: What its name begins with.
         room_mib: How many MiB have to be free in memory; with less than that the directory is where ``tempfile`` makes
             them.
+        programs: Whether programs are to be run from it, which containers often forbid for what is in memory.
     """
-    return tempfile.mkdtemp(prefix=prefix, dir=_SHARED_MEMORY if _has_room(room_mib * _MIB) else None)
+    in_memory = _has_room(room_mib * _MIB) and not (programs and os.statvfs(_SHARED_MEMORY).f_flag & os.ST_NOEXEC)
+    return tempfile.mkdtemp(prefix=prefix, dir=_SHARED_MEMORY if in_memory else None)
 
 
 def _has_room(size: int) -> bool:
