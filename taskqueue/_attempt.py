@@ -5,11 +5,11 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from taskqueue._execution import Execution, Raised, Returned
 from taskqueue._text import log_text, traceback_text
-from taskqueue.current import Cancellation, CurrentTask
+from taskqueue.current import Cancellation, CurrentTask, running
 from taskqueue.errors import (
     IncompatibleStore,
     InvalidArgument,
@@ -41,19 +41,37 @@ _LONGEST_RECORDING: Final = 3600.0
 looks the same."""
 _TRIES_TO_RECORD: Final = 6
 """How often it is tried if what goes wrong is not that the store is away."""
+_CANCELLED: Final = "the worker was cancelled"
 # What asyncio lets through to the loop, or what ends a coroutine; a task's own code may raise them too.
 _LETHAL: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class Owner(Protocol):
+    """Who starts attempts, and hears of them on the event loop."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it is being cancelled itself."""
+
+    def attempt_has_outcome(self, attempt: "Attempt") -> None:
+        """There is an outcome, which is not recorded yet."""
+
+    def attempt_ended(self, attempt: "Attempt") -> None:
+        """The outcome is recorded, or given up. What was called may run on."""
 
 
 class Attempt:
     """One claimed task: runs it and records the outcome. Nothing that the task does gets out of here.
 
+    The call runs in the asyncio task that then records its outcome, for a second one would cost as much as all that a
+    short task does. Where the task's own code may still cancel that one, another one records.
+
     Args:
         queue: Where the outcome is recorded.
         task: As it was claimed.
         executor: Where plain functions run.
-        on_outcome: Called on the event loop when there is an outcome, before it is recorded.
-        loop: The running event loop.
+        owner: Who hears of the outcome and of the end.
+        loop: The running event loop, which is expensive to ask for.
 
     Attributes:
         claim: The id of the task and the number of the attempt.
@@ -67,7 +85,7 @@ class Attempt:
         queue: TaskQueue,
         task: Task,
         executor: Executor,
-        on_outcome: Callable[["Attempt"], object],
+        owner: Owner,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.claim = (task.id, task.attempts)
@@ -76,11 +94,13 @@ class Attempt:
         self._queue = queue
         self._task = task
         self._executor = executor
-        self._on_outcome = on_outcome
+        self._owner = owner
         self._loop = loop
-        self._attending: asyncio.Task[Any] | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._recorder: asyncio.Task[None] | None = None
         self._execution: Execution | None = None
         self._has_outcome = False
+        self._given_up = False
         self._lost = False
         self._interruption: str | None = None
         self._overrun: float | None = None
@@ -92,14 +112,21 @@ class Attempt:
         """Whether the call still runs: a function in a thread, or a coroutine that ignored its cancellation."""
         return self._execution is not None and self._execution.runs_on
 
+    def begin(self) -> None:
+        """Start to run the task. Call it once."""
+        self._runner = self._loop.create_task(self._run(), name=f"taskqueue-{self.claim[0]}-{self.claim[1]}")
+        self._runner.add_done_callback(self._run_ended)
+
     async def over(self) -> None:
-        """Wait until the call does not run any more."""
+        """Wait until the call does not run any more. Cancelling this does not interrupt the call."""
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
         if self._execution is not None:
-            await self._execution.over()
+            await self._execution.function_ended()
 
     def is_run_by(self, task: asyncio.Task[Any]) -> bool:
         """Tell whether ``task`` is one of those that this attempt consists of. Callable from any thread."""
-        return task is self._attending or (self._execution is not None and task is self._execution.task)
+        return task is self._runner or task is self._recorder
 
     def interrupt(self, why: str) -> None:
         """End the attempt at the next await of its coroutine; it is recorded as failed if it does not return.
@@ -122,13 +149,70 @@ class Attempt:
             self._lost = True
             self._cut()
 
-    async def attend(self) -> None:
-        """Run the task and record its outcome."""
-        self._attending = asyncio.current_task(self._loop)
+    def give_up(self) -> None:
+        """Stop recording the outcome: the lease will run out. Where there is none yet, interrupt once more."""
+        if not self._has_outcome:
+            self.interrupt(_CANCELLED)
+            return
+        self._given_up = True
+        recording = self._recorder or self._runner
+        if recording is not None:
+            recording.cancel()
+
+    async def _run(self) -> None:
         outcome = await self._outcome()
+        if isinstance(outcome, Returned) and self._is_cancelling():
+            outcome = await self._unless_cancelled(outcome)
+        # Whoever abandoned the call has seen to its outcome; and whoever closes an event loop may throw away what runs.
+        if self._has_outcome or not self._loop.is_running():
+            return
+        self._take(outcome)
+        if not self._is_cancelling():
+            try:
+                await self._record(outcome)
+            except asyncio.CancelledError:
+                if self._given_up:
+                    raise
+                # By something that the task's code has left behind.
+            else:
+                return
+        self._record_apart(outcome)
+
+    @staticmethod
+    async def _unless_cancelled(outcome: Returned) -> Returned | Raised:
+        """Let a cancellation of this asyncio task that has not taken effect yet, for the call has ended first, do so."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            return Raised(error)
+        return outcome
+
+    def _is_cancelling(self) -> bool:
+        """Tell whether somebody has cancelled what runs the task: it can take effect, or be repeated, at any await."""
+        return self._runner is not None and self._runner.cancelling() > 0
+
+    def _run_ended(self, _: asyncio.Task[None]) -> None:
+        if not self._has_outcome:
+            # Cancelled before its first step, by somebody who cancels whatever there is.
+            self._end_unfinished()
+        if self._recorder is None:
+            self._owner.attempt_ended(self)
+
+    def _end_unfinished(self) -> None:
+        outcome = Raised(asyncio.CancelledError())
+        self._take(outcome)
+        self._record_apart(outcome)
+
+    def _take(self, outcome: Returned | Raised) -> None:
+        """Note that there is an outcome now."""
         self._has_outcome = True
+        if self._interruption is None and _is_cancellation(outcome) and self._owner.cancelled:
+            # The end of asyncio.run cancels every task of the loop, and this one may be told before its owner.
+            self._interruption = _CANCELLED
         self._limit_recording(_LONGEST_RECORDING if self._interruption is None else PATIENCE)
-        self._on_outcome(self)
+        self._owner.attempt_has_outcome(self)
+
+    async def _record(self, outcome: Returned | Raised) -> None:
         if self._lost:
             self._log_dropped("its claim was lost, for the task was cancelled, recovered by another worker or purged")
             return
@@ -139,23 +223,30 @@ class Attempt:
             outcome = Raised(problem)
         await self._fail(outcome)
 
+    def _record_apart(self, outcome: Returned | Raised) -> None:
+        """Record it in an asyncio task of which the task's code knows nothing."""
+        self._recorder = self._loop.create_task(self._record(outcome), name=f"taskqueue-outcome-{self.claim[0]}")
+        self._recorder.add_done_callback(self._recorded)
+
+    def _recorded(self, _: asyncio.Task[None]) -> None:
+        self._owner.attempt_ended(self)
+
     def _cut(self) -> None:
         self.cancellation.requested = True
-        if self._execution is not None:
-            self._execution.interrupt()
+        # One that has not begun sees it when it would.
+        if self._execution is not None and self._runner is not None:
+            self._runner.cancel()
 
     def _limit_recording(self, seconds: float) -> None:
         self._record_until = min(self._record_until, self._loop.time() + seconds)
 
     def _abandon(self) -> None:
-        if self._execution is not None:
-            self._execution.abandon()
+        if not self._has_outcome and self._execution is not None:
+            self._end_unfinished()
 
-    def _time_out(self, execution: Execution, seconds: float) -> None:
-        # A call that has returned was in time: nothing could have cancelled it.
-        if not execution.task.done():
-            self._overrun = seconds
-            self._cut()
+    def _time_out(self, seconds: float) -> None:
+        self._overrun = seconds
+        self._cut()
 
     async def _outcome(self) -> Returned | Raised:
         task = self._task
@@ -165,19 +256,17 @@ class Attempt:
             call = self._queue.load_call(task)
         except BaseException as error:  # noqa: BLE001 - loading may run any code, which may even call sys.exit
             return Raised(error)
-        current = CurrentTask(id=task.id, attempt=task.attempts, context=call.context, _cancellation=self.cancellation)
-        execution = self._execution = Execution(call, current, self._executor, self._loop)
+        execution = self._execution = Execution(call, self._executor)
+        running.set(
+            CurrentTask(id=task.id, attempt=task.attempts, context=call.context, _cancellation=self.cancellation)
+        )
         timer = None
         if call.timeout is not None:
-            timer = self._loop.call_later(call.timeout, self._time_out, execution, call.timeout)
+            timer = self._loop.call_later(call.timeout, self._time_out, call.timeout)
         try:
-            while True:
-                try:
-                    return await execution.outcome()
-                except asyncio.CancelledError:
-                    # The end of asyncio.run cancels every task of the loop. The call has to end before its outcome.
-                    self.interrupt("the worker was cancelled")
+            return await execution.outcome()
         finally:
+            running.set(None)
             for handle in (timer, self._losing_patience):
                 if handle is not None:
                     handle.cancel()
@@ -190,7 +279,7 @@ class Attempt:
         except asyncio.CancelledError as error:
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise
-            return error
+            return error  # the value's own doing
         except StoreUnavailable as problem:
             self._give_up("outcome", problem)
         except (Exception, *_LETHAL) as error:  # noqa: BLE001 - the value's own code may raise anything as well
@@ -229,7 +318,7 @@ class Attempt:
         if self._interruption is None or not isinstance(error, asyncio.CancelledError):
             return error
         self.interrupted = True
-        if execution is None or not execution.began:
+        if execution is None:
             how = "before the task began"
         elif in_thread:
             how = "while the function ran in a thread, which cannot be interrupted and runs on"
@@ -289,3 +378,7 @@ class Attempt:
         if not isinstance(error, StoreUnavailable):
             return tries < _TRIES_TO_RECORD
         return self._loop.time() + rest < self._record_until
+
+
+def _is_cancellation(outcome: Returned | Raised) -> bool:
+    return isinstance(outcome, Raised) and isinstance(outcome.error, asyncio.CancelledError)

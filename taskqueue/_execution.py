@@ -10,7 +10,6 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-from taskqueue.current import CurrentTask, running
 from taskqueue.queue import Call
 
 
@@ -29,32 +28,20 @@ class Raised:
 
 
 class Execution:
-    """Runs one call: a coroutine on the event loop, anything else in a thread of ``executor``.
+    """Runs one call, in the asyncio task that awaits it: a coroutine there, anything else in a thread of ``executor``.
 
-    The call has an asyncio task of its own, so that cancelling it, or its cancelling itself, touches nothing else. What
-    a plain function returns is awaited if it can be, as ``lambda: coroutine()`` expects.
+    What a plain function returns is awaited if it can be, as ``lambda: coroutine()`` expects.
 
     Args:
         call: What to run.
-        current: What ``current_task()`` gives inside.
         executor: Where plain functions run.
-        loop: The running event loop, which is expensive to ask for.
     """
 
-    def __init__(self, call: Call, current: CurrentTask, executor: Executor, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Call, executor: Executor) -> None:
         self._call = call
         self._executor = executor
-        self._loop = loop
         self._job: Future[Returned | Raised] | None = None
-        self._abandoned = False
-        self._end: asyncio.Future[None] | None = None
-        self.began = False
-        context = contextvars.copy_context()
-        context.run(running.set, current)
-        self.task = self._loop.create_task(
-            self._run(), name=f"taskqueue-{current.id}-{current.attempt}", context=context
-        )
-        self.task.add_done_callback(self._ended)
+        self._ended = False
 
     @property
     def in_thread(self) -> bool:
@@ -64,46 +51,13 @@ class Execution:
     @property
     def runs_on(self) -> bool:
         """Whether anything of the call runs still."""
-        return not self.task.done() or self.in_thread
-
-    def interrupt(self) -> None:
-        """Cancel the call at its next await. A function in a thread runs on; only its outcome is dropped."""
-        self.task.cancel()
-
-    def abandon(self) -> None:
-        """Stop waiting for a coroutine that goes on though it was interrupted."""
-        self._abandoned = True
-        self._ended(self.task)
-
-    def _ended(self, _: "asyncio.Task[Returned | Raised]") -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_result(None)
+        return not self._ended or self.in_thread
 
     async def outcome(self) -> Returned | Raised:
-        """Wait for the call to end, and return how. Cancelling this does not interrupt the call. For one at a time."""
-        if not (self.task.done() or self._abandoned):
-            self._end = self._loop.create_future()
-            await self._end
-        if not self.task.done() or self.task.cancelled():
-            # Abandoned; or cancelled before its first step, or at its very end by its own doing. Else `_run` catches.
-            return Raised(asyncio.CancelledError())
-        return self.task.result()
+        """Run the call, once, and return how it ended. To cancel the asyncio task that awaits this is to interrupt it.
 
-    async def over(self) -> None:
-        """Wait until nothing of the call runs any more. Cancelling this does not interrupt the call."""
-        parts: list[asyncio.Future[Any]] = [self.task]
-        if self._job is not None:
-            parts.append(asyncio.wrap_future(self._job))
-        try:
-            await asyncio.wait(parts)
-        finally:
-            # Without this a function that outlives the event loop would fail to report to it. The function itself
-            # is not cancelled, since it runs.
-            for job in parts[1:]:
-                job.cancel()
-
-    async def _run(self) -> Returned | Raised:
-        self.began = True
+        A function in a thread cannot be interrupted, and runs on; only its outcome is dropped.
+        """
         call = self._call
         try:
             if is_async(call.func):
@@ -118,7 +72,22 @@ class Execution:
             if self._job is not None:
                 self._job.add_done_callback(_discard)
             return Raised(error)
-        return outcome
+        else:
+            return outcome
+        finally:
+            self._ended = True
+
+    async def function_ended(self) -> None:
+        """Wait until the function does not run in its thread any more. Cancelling this does not interrupt it."""
+        if self._job is None:
+            return
+        waiting = asyncio.wrap_future(self._job)
+        try:
+            await asyncio.wait([waiting])
+        finally:
+            # Without this a function that outlives the event loop would fail to report to it. The function itself
+            # is not cancelled, since it runs.
+            waiting.cancel()
 
     def _run_in_thread(self) -> Returned | Raised:
         call = self._call

@@ -58,10 +58,13 @@ class Run:
         self._stopping = False
         self._cancelled = False
         self._stop: asyncio.Future[None] = self._loop.create_future()
-        self._attempts: dict[asyncio.Task[None], Attempt] = {}
+        self._serving: asyncio.Task[Any] | None = None
+        self._cancellings_before = 0
+        self._attempts: dict[Attempt, None] = {}
         # Whose outcome is being recorded: they run no more, so their places are free.
         self._recording: set[Attempt] = set()
         self._place_free: asyncio.Future[None] | None = None
+        self._one_ended: asyncio.Future[None] | None = None
         # What has its outcome and runs on; it keeps its place.
         self._leftovers: dict[asyncio.Task[None], Attempt] = {}
         self._executor = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="taskqueue-worker")
@@ -85,6 +88,11 @@ class Run:
             self._stop.set_result(None)
         self._free_a_place()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the asyncio task that serves, which may not have been told yet."""
+        return self._serving is not None and self._serving.cancelling() > self._cancellings_before
+
     def _crashed(self, problem: BaseException) -> None:
         self._crash = problem
         self.stop()
@@ -92,6 +100,8 @@ class Run:
     async def serve(self, *, until_idle: bool) -> None:
         """Run tasks until stopped, or with ``until_idle`` until nothing is due and nothing runs."""
         upkeep: list[asyncio.Task[Any]] = []
+        self._serving = asyncio.current_task()
+        self._cancellings_before = self._serving.cancelling() if self._serving is not None else 0
         try:
             # Connects, and makes a store that cannot be reached an error at the start.
             await self._queue.next_due()
@@ -188,11 +198,11 @@ class Run:
                 return
             if until_idle and not self._busy:
                 return
-            await self._first_of(change, *self._attempts, *self._leftovers, timeout=seconds)
+            await self._first_of(change, self._next_end(), timeout=seconds)
             if change.done():
                 await change
 
-    async def _first_of(self, *others: asyncio.Task[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
+    async def _first_of(self, *others: asyncio.Future[None], timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
         await asyncio.wait([self._stop, *others], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, limit: int) -> int:
@@ -209,7 +219,7 @@ class Run:
         began = self._loop.time()
         with self._heartbeat.claiming():
             tasks = await self._queue.claim(limit, lease=self._settings.lease)
-            attempts = [Attempt(self._queue, task, self._executor, self._has_outcome, self._loop) for task in tasks]
+            attempts = [Attempt(self._queue, task, self._executor, self, self._loop) for task in tasks]
             if attempts and self._loop.time() - began > self._heartbeat.interval:
                 attempts = await self._still_held(attempts)
             for attempt in attempts:
@@ -231,18 +241,19 @@ class Run:
     # ---------------------------------------------------------------- attempts
 
     def _start(self, attempt: Attempt) -> None:
-        attending = self._loop.create_task(attempt.attend(), name=f"taskqueue-attempt-{attempt.claim[0]}")
-        self._attempts[attending] = attempt
+        self._attempts[attempt] = None
         self._holding.set()
-        attending.add_done_callback(self._ended)
+        attempt.begin()
 
-    def _has_outcome(self, attempt: Attempt) -> None:
+    def attempt_has_outcome(self, attempt: Attempt) -> None:
+        """Take note that an attempt runs no more, or that nobody waits for it any more."""
         if not attempt.runs_on:
             self._recording.add(attempt)
             self._free_a_place()
 
-    def _ended(self, attending: asyncio.Task[None]) -> None:
-        attempt = self._attempts.pop(attending)
+    def attempt_ended(self, attempt: Attempt) -> None:
+        """Take note that an attempt has come to its end."""
+        del self._attempts[attempt]
         self._recording.discard(attempt)
         self._heartbeat.release(attempt.claim, attempt)
         if attempt.interrupted:
@@ -250,19 +261,29 @@ class Run:
         if attempt.runs_on:
             leftover = self._loop.create_task(attempt.over(), name=f"taskqueue-leftover-{attempt.claim[0]}")
             self._leftovers[leftover] = attempt
-            leftover.add_done_callback(self._leftovers.pop)
-            leftover.add_done_callback(self._free_a_place)
+            leftover.add_done_callback(self._leftover_ended)
+        self._announce_end()
+
+    def _leftover_ended(self, leftover: asyncio.Task[None]) -> None:
+        del self._leftovers[leftover]
+        self._announce_end()
+
+    def _announce_end(self) -> None:
         self._free_a_place()
+        if self._one_ended is not None and not self._one_ended.done():
+            self._one_ended.set_result(None)
+
+    def _next_end(self) -> asyncio.Future[None]:
+        """Return what is done once one more attempt, or what one has left behind, ends."""
+        if self._one_ended is None or self._one_ended.done():
+            self._one_ended = self._loop.create_future()
+        return self._one_ended
 
     async def _all_ended(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - passed on
         deadline = None if timeout is None else self._loop.time() + timeout
         # What ends may leave something that runs on.
         while self._busy and (deadline is None or self._loop.time() < deadline):
-            await asyncio.wait(
-                [*self._attempts, *self._leftovers],
-                timeout=None if deadline is None else deadline - self._loop.time(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait([self._next_end()], timeout=None if deadline is None else deadline - self._loop.time())
 
     # ---------------------------------------------------------------- the end
 
@@ -275,17 +296,17 @@ class Run:
         await self._interrupt(f"the worker was stopped and its grace period of {seconds:g} s was over")
 
     async def _interrupt(self, why: str) -> None:
-        for attempt in [*self._attempts.values(), *self._leftovers.values()]:
+        for attempt in [*self._attempts, *self._leftovers.values()]:
             attempt.interrupt(why)
         cancelled = False
         while self._attempts:
             try:
-                await asyncio.wait(self._attempts)
+                await asyncio.wait([self._next_end()])
             except asyncio.CancelledError:
                 # The second time: give up recording; the leases bring these tasks back.
                 cancelled = True
-                for attending in self._attempts:
-                    attending.cancel()
+                for attempt in self._attempts:
+                    attempt.give_up()
         if cancelled:
             raise asyncio.CancelledError
 

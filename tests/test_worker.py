@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import contextvars
 import functools
 import inspect
 import logging
@@ -153,6 +155,38 @@ async def cancel_itself() -> None:
 
 async def cancel_itself_at_the_end() -> None:
     asyncio.current_task().cancel()
+
+
+async def leave_a_cancellation_behind(seconds: float) -> str:
+    asyncio.get_running_loop().call_later(seconds, asyncio.current_task().cancel)
+    return "done"
+
+
+async def leave_many_cancellations_behind() -> str:
+    async def cancel(task: asyncio.Task[Any]) -> None:
+        for _ in range(100):
+            task.cancel()
+            await asyncio.sleep(0)
+
+    world.keep = asyncio.create_task(cancel(asyncio.current_task()))
+    await asyncio.sleep(0)
+    return "never"
+
+
+async def outlive_its_cancellation() -> str:
+    asyncio.current_task().cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    return "done"
+
+
+colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
+
+
+async def paint() -> str:
+    before = colour.get()
+    colour.set("red")
+    return before
 
 
 def returns_a_lock() -> Any:
@@ -365,6 +399,65 @@ def test_a_task_that_cancels_itself_has_failed(run: Run, queue: TaskQueue, func:
         assert (await result(queue, good)).unwrap() == "fine"
 
     run(main())
+
+
+@pytest.mark.parametrize("seconds", [0, 0.005, 0.015])
+def test_what_cancels_a_task_after_its_end_does_not_harm_its_outcome(
+    run: Run, make_queue: MakeQueue, seconds: float
+) -> None:
+    async def main() -> None:
+        queue = make_queue(backend=LongToRecord())
+        task_id = await queue.enqueue(leave_a_cancellation_behind, seconds)
+        await Worker(queue).run_until_idle()
+        await asyncio.sleep(0.02)
+        assert (await result(queue, task_id)).unwrap() == "done"
+
+    run(main())
+
+
+def test_a_task_that_is_cancelled_again_and_again_has_failed(run: Run, make_queue: MakeQueue) -> None:
+    async def main() -> None:
+        queue = make_queue(backend=LongToRecord())
+        task_id = await queue.enqueue(leave_many_cancellations_behind)
+        await Worker(queue).run_until_idle()
+        assert (await result(queue, task_id)).error == "CancelledError"
+        await world.keep
+
+    run(main())
+
+
+def test_a_task_that_outlives_its_own_cancellation_succeeds(run: Run, make_queue: MakeQueue) -> None:
+    async def main() -> None:
+        queue = make_queue(backend=LongToRecord())
+        task_id = await queue.enqueue(outlive_its_cancellation)
+        await Worker(queue).run_until_idle()
+        assert (await result(queue, task_id)).unwrap() == "done"
+
+    run(main())
+
+
+def test_what_a_task_does_to_its_context_reaches_no_other_task(run: Run, queue: TaskQueue) -> None:
+    async def main() -> None:
+        ids = [await queue.enqueue(paint) for _ in range(3)]
+        await Worker(queue, concurrency=1).run_until_idle()
+        assert [(await result(queue, task_id)).unwrap() for task_id in ids] == ["none"] * 3
+        assert colour.get() == "none"
+
+    run(main())
+
+
+def test_a_listener_to_transitions_is_in_no_task(run: Run, make_queue: MakeQueue) -> None:
+    heard: list[Any] = []
+
+    async def main() -> None:
+        queue = make_queue(on_transition=lambda step: heard.append((step.target, current_task())))
+        await queue.enqueue(anote, "fine")
+        await queue.enqueue(araise_it, ValueError)
+        await Worker(queue, concurrency=1).run_until_idle()
+
+    run(main())
+    assert [target for target, _ in heard].count(TaskStatus.SUCCESS) == 1
+    assert {current for _, current in heard} == {None}
 
 
 def test_the_trace_begins_at_the_task_s_own_code(run: Run, queue: TaskQueue) -> None:
@@ -728,6 +821,17 @@ def test_the_end_of_the_loop_records_what_was_running(make_queue: MakeQueue) -> 
     assert found.error == "interrupted: the worker was cancelled before the task had ended"
 
 
+def test_the_end_of_the_loop_keeps_an_outcome_that_is_being_recorded(make_queue: MakeQueue) -> None:
+    async def main() -> None:
+        world.task_id = await queue.enqueue(note, "fine")
+        world.keep = asyncio.create_task(Worker(queue).run())
+        await queue.backend.began.wait()
+
+    queue = make_queue(backend=LongToRecord())
+    asyncio.run(main())
+    assert asyncio.run(queue.get_result(world.task_id, 0)).unwrap() == "fine"
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_no_thread_is_left_behind(run: Run, queue: TaskQueue, *, cancelled: bool) -> None:
     before = set(threading.enumerate())
@@ -982,6 +1086,19 @@ def test_two_workers_share_a_queue_and_each_task_runs_once(run: Run, queue: Task
 
 
 # ---------------------------------------------------------------- claiming while outcomes are recorded
+
+
+class LongToRecord(MemoryBackend):
+    """Takes a while to record a success."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = asyncio.Event()
+
+    async def complete(self, *args: Any, **named: Any) -> None:
+        self.began.set()
+        await asyncio.sleep(0.01)
+        await super().complete(*args, **named)
 
 
 class SlowToRecord(MemoryBackend):
