@@ -180,7 +180,7 @@ class Attempt:
 
     @staticmethod
     async def _unless_cancelled(outcome: Returned) -> Returned | Raised:
-        """Let a cancellation of this asyncio task that has not taken effect yet, for the call has ended first, do so."""
+        """Let a cancellation of this asyncio task that has not taken effect, since the call ended first, do so."""
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError as error:
