@@ -26,7 +26,8 @@ class Lookout:
 
     Changes in this process are announced (``_sqlite_changes``). For those of others SQLite's data version is compared
     with what the last call of the session saw, so that none in between is missed. It is looked at when the kernel
-    tells that somebody writes: at once, and then after growing pauses, since a write comes before its commit. Behind
+    tells that somebody writes: at once, and then after growing pauses, since a write comes before its commit, perhaps
+    together with a commit before it; so the pauses grow on when a wait has ended and the next one begins. Behind
     that it is looked at now and then all the same, and more often where the kernel tells nothing. Nothing runs while
     nobody waits.
 
@@ -66,15 +67,15 @@ class Lookout:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
         listen(self._store, waiter)
+        end = self._loop.call_later(seconds, wake, waiter)
         try:
             self._begin()
-            await asyncio.wait((waiter,), timeout=seconds)
-            if waiter.done():
-                waiter.result()
+            await waiter
         finally:
+            end.cancel()
             unlisten(self._store, waiter)
             self._waiters.discard(waiter)
-            if not waiter.cancel():
+            if not waiter.cancelled():
                 waiter.exception()  # seen, also where this was cancelled
             if not self._waiters:
                 self._end()
@@ -168,8 +169,8 @@ class Lookout:
 
     def _rest(self) -> None:
         """Look again later, or as soon as the kernel tells of a write."""
-        pause, self._pause = self._pause, 2 * self._pause
-        pause = min(pause, _SAFETY_SECONDS if self._listen() else _POLL_SECONDS)
+        pause = min(self._pause, _SAFETY_SECONDS if self._listen() else _POLL_SECONDS)
+        self._pause = min(2 * self._pause, _SAFETY_SECONDS)
         self._timer = self._loop.call_later(pause, self._look)
 
     def _listen(self) -> bool:
@@ -191,7 +192,6 @@ class Lookout:
     def _end(self) -> None:
         self._cancel_waking()
         self._cancel_timer()
-        self._pause = _SAFETY_SECONDS
         looking, self._looking = self._looking, None
         with suppress(RuntimeError):  # the event loop has been closed
             if looking is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -125,6 +125,47 @@ class Silent:
     def close(self) -> None:
         os.close(self._read)
         os.close(self._write)
+
+
+class Bell(Silent):
+    """A notifier that tells when it is rung."""
+
+    ringers: ClassVar[list[int]] = []
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.ringers.append(self._write)
+
+    @classmethod
+    def ring(cls) -> None:
+        os.write(cls.ringers[-1], b"!")
+
+    def drain(self) -> None:
+        os.read(self._read, 100)
+
+
+def test_what_is_committed_after_another_change_has_ended_the_wait_is_seen_as_soon(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a commit waits for the disk, its write may have been told of together with a commit before it."""
+    monkeypatch.setattr(_sqlite_lookout, "LogWatch", Bell)
+    monkeypatch.setattr(_sqlite_lookout, "_SAFETY_SECONDS", 60.0)
+
+    async def main() -> None:
+        backend = await opened(path)
+        with other_program(path) as db:
+            waiting = asyncio.create_task(backend.wait(30))
+            await asyncio.sleep(0.03)
+            insert(db, "first")
+            Bell.ring()
+            await asyncio.wait_for(waiting, 10)
+            waiting = asyncio.create_task(backend.wait(30))
+            await asyncio.sleep(0.005)
+            insert(db, "second")
+            await asyncio.wait_for(waiting, 10)
+        await backend.close()
+
+    asyncio.run(main())
 
 
 def missing(_: str) -> LogWatch:
