@@ -23,8 +23,9 @@ async def watching(wait: Callable[[float], Awaitable[None]], seconds: float) -> 
         await asyncio.sleep(0)  # a new task begins only when this one is suspended
         yield waiting
     finally:
-        waiting.cancel()
-        await asyncio.wait([waiting])
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait([waiting])
         if not waiting.cancelled():
             waiting.exception()  # seen, or of no interest any more
 

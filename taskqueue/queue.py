@@ -471,8 +471,10 @@ class TaskQueue:
                 # Any change wakes every waiter, so they share a rate of 1,000 looks a second: many of them would
                 # otherwise keep the store too busy to do the work that they wait for. One alone looks at once at
                 # first, since on a quiet store the changes are those of its task.
+                hurry = self._waiters == 1 and looks < _LOOKS_AT_ONCE
+                if hurry and (result := await self._look(backend, task_id)) is not None:
+                    return result
                 looks += 1
-                hurry = self._waiters == 1 and looks <= _LOOKS_AT_ONCE
                 rest = 0 if hurry else min(self._waiters * _SECONDS_PER_LOOK, _RESULT_POLL_SECONDS)
                 if deadline is not None:
                     rest = min(rest, max(deadline - loop.time(), 0))
