@@ -52,10 +52,10 @@ def sqlite_drain(folder: str, *, number: int, synchronous: str) -> dict[str, flo
         return _timed(number, drain)
 
 
-def sqlite_pickup(folder: str, *, number: int) -> dict[str, float]:
+def sqlite_pickup(folder: str, *, number: int, synchronous: str) -> dict[str, float]:
     """Insert rows one by one and wait for each result; another process and this one look every millisecond."""
-    with _sqlite(folder, "NORMAL") as db:
-        worker = subprocess.Popen([sys.executable, __file__, folder])  # this file
+    with _sqlite(folder, synchronous) as db:
+        worker = subprocess.Popen([sys.executable, __file__, folder, synchronous])  # this file
         try:
             seconds = []
             for _ in range(number):
@@ -72,10 +72,10 @@ def sqlite_pickup(folder: str, *, number: int) -> dict[str, float]:
     return {"p50": seconds[len(seconds) // 2], "p99": seconds[len(seconds) * 99 // 100]}
 
 
-def _serve(folder: str) -> None:
+def _serve(folder: str, synchronous: str) -> None:
     """Be the other process of ``sqlite_pickup``, until killed."""
     claim, finish = _CLAIM.format(lock=""), _FINISH.format(p="?")
-    with _sqlite(folder, "NORMAL") as db:
+    with _sqlite(folder, synchronous) as db:
         while True:
             if db.execute("SELECT 1 FROM floor WHERE status = 0").fetchone() is None:
                 time.sleep(0.001)
@@ -210,4 +210,4 @@ def _with_postgres(url: str, work: Callable[[Any], Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -12,7 +12,7 @@ from uuid import uuid4
 from rounds import Measurement, Row
 
 ALL_ROWS: Final = (
-    *("W1", "W2-bulk", "W2-calls", "W3", "W1-full", "W3-full", "W4", "W5-enqueue", "W5-drain", "W6"),
+    *("W1", "W2-bulk", "W2-calls", "W3", "W1-full", "W3-full", "W4", "W4-full", "W5-enqueue", "W5-drain", "W6"),
     *("PG-W1", "PG-W2", "PG-W3", "PG-W4"),
 )
 _FINISHED: Final = 200_000
@@ -44,7 +44,14 @@ def sqlite_rows(folder: Path) -> list[Row]:
             "W4 idle pick-up, two processes",
             "2 ms, p99 5 ms, idle 1 %",
             work("pick_up", number=100, idle=2),
-            Measurement("floors", "sqlite_pickup", lambda: store.bare() | {"number": 100}),
+            floor("sqlite_pickup", number=100),
+            in_seconds=True,
+        ),
+        Row(
+            "W4-full W4, synchronous FULL",
+            "2 ms, p99 5 ms, idle 1 %",
+            work("pick_up", "FULL", number=100, idle=2),
+            floor("sqlite_pickup", "FULL", number=100),
             in_seconds=True,
         ),
         Row(
