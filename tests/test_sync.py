@@ -49,6 +49,14 @@ def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("taskqueue") or thread.daemon}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_made_here_is_collected() -> Iterator[None]:
+    """A whole run of the tests has so many objects that to look at all of them takes half a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
     before = threads()
