@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from taskqueue._execution import Execution, Raised, Returned
 from taskqueue._text import log_text, traceback_text
@@ -24,6 +24,7 @@ from taskqueue.queue import TaskQueue
 from taskqueue.status import TaskStatus
 from taskqueue.task import Task
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("taskqueue.worker")
@@ -275,7 +276,7 @@ class Attempt:
         """Record the value; return why this task cannot have it, if so."""
         task = self._task
         try:
-            await self._persist(lambda: self._queue.complete_task(task.id, task.attempts, value))
+            await self._persist(self._queue.complete_task, task.id, task.attempts, value)
         except asyncio.CancelledError as error:
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise
@@ -292,9 +293,7 @@ class Attempt:
         # Where it was when it was cancelled.
         trace = traceback_text(outcome.error) if isinstance(outcome, Raised) else None
         try:
-            failed = await self._persist(
-                lambda: self._queue.fail_task(task.id, task.attempts, described, traceback=trace)
-            )
+            failed = await self._persist(self._queue.fail_task, task.id, task.attempts, described, traceback=trace)
         except Exception as problem:  # noqa: BLE001 - nobody is left to tell but the log
             self._give_up("failure", problem, f"; the failure: {log_text(described)}")
             return
@@ -342,7 +341,7 @@ class Attempt:
             more,
         )
 
-    async def _persist(self, record: Callable[[], Awaitable[T]]) -> T | None:
+    async def _persist(self, record: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Record an outcome, trying again while the store is away; None if the queue refused it.
 
         Nobody but this worker has the outcome, and its lease is extended as soon as the store is back; so it is kept
@@ -353,7 +352,7 @@ class Attempt:
         while True:
             tries += 1
             try:
-                recorded = await record()
+                recorded = await record(*args, **kwargs)
             except (StaleClaim, TaskNotFound) as refusal:
                 # After an answer that was lost this can also mean that the outcome is recorded already.
                 self._log_dropped(refusal)

@@ -38,6 +38,8 @@ def to_utc(argument: str, value: object) -> datetime:
     Raises:
         InvalidArgument: Not a datetime, or naive, or outside 1970-01-01 to 9999-12-31T23:59:59.999999 in UTC.
     """
+    if type(value) is type(EPOCH) and value.tzinfo is UTC and EPOCH <= value <= LATEST:
+        return value  # as nearly always, and a part of every call
     if isinstance(value, timedelta):
         raise InvalidArgument(argument, value, "pass an instant, for example datetime.now(UTC) + timedelta(minutes=5)")
     if not isinstance(value, _DATETIME):

@@ -671,8 +671,9 @@ class TaskQueue:
         backend = await self._ready()
         now = self.now()
         tasks = await backend.claim(now=now, limit=limit, lease_expires_at=later(now, lease))
-        for task in tasks:
-            self._announcer.announce(task.id, now, task.attempts, TaskStatus.PENDING, TaskStatus.RUNNING)
+        if self._announcer.heard:
+            for task in tasks:
+                self._announcer.announce(task.id, now, task.attempts, TaskStatus.PENDING, TaskStatus.RUNNING)
         return list(tasks)
 
     def load_call(self, task: Task) -> Call:
@@ -720,7 +721,8 @@ class TaskQueue:
         backend = await self._ready()
         now = self.now()
         await backend.complete(task_id, attempt, value=data, now=now)
-        self._announcer.announce(task_id, now, attempt, TaskStatus.RUNNING, TaskStatus.SUCCESS)
+        if self._announcer.heard:
+            self._announcer.announce(task_id, now, attempt, TaskStatus.RUNNING, TaskStatus.SUCCESS)
 
     async def fail_task(
         self,

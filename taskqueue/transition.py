@@ -36,18 +36,18 @@ class Transition:
 
 
 class Announcer:
-    """Tells a listener of transitions; whatever the listener does, the task goes on."""
+    """Tells a listener of transitions; whatever the listener does, the task goes on.
+
+    Attributes:
+        heard: Whether anybody listens. Asked first where every task would pay for the telling.
+    """
 
     def __init__(self, listener: Callable[[Transition], object] | None) -> None:
         given: object = listener
         if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
             raise InvalidArgument("on_transition", listener, "pass a plain function of one argument; it is not awaited")
         self._listener = listener
-
-    @property
-    def heard(self) -> bool:
-        """Whether anybody listens."""
-        return self._listener is not None
+        self.heard = listener is not None
 
     def announce(self, task_id: str, at: datetime, attempt: int, *path: TaskStatus | None) -> None:
         """Tell of each step along ``path``, in order; the first status is the one before."""
