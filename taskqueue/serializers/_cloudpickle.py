@@ -108,8 +108,12 @@ class _NotPlainError(Exception):
 _picklers: Final[list[_PlainPickler]] = []
 _MOST_BYTES_KEPT: Final = 100_000
 
+_PICKLED_NONE: Final = pickle.dumps(None, cloudpickle.DEFAULT_PROTOCOL)
+
 
 def _dumps(obj: Any) -> bytes:
+    if obj is None:
+        return _PICKLED_NONE  # what most tasks return
     try:
         pickler = _picklers.pop()  # in one step, whichever threads do it
     except IndexError:
