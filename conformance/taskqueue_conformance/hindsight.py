@@ -129,11 +129,12 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
             continue
         retrial = stores.setdefault(told[0].store, _Retrial())
         outcomes = [retrial.copy().judge_all(order) for order in orders]
-        right = next((number for number, breach in enumerate(outcomes) if breach is None), None)
-        retrial.judge_all(orders[right or 0], to_the_end=True)
-        if right is None and len({breach.requirement for breach in outcomes if breach is not None}) > 1:
-            break  # each order would break another requirement: the check itself knows better
-        if right is None and (breach := outcomes[0]) is not None:
+        right = min(range(len(orders)), key=lambda number: _weight(outcomes[number]))
+        retrial.judge_all(orders[right], to_the_end=True)
+        if (breach := outcomes[right]) is not None:
+            alike = [other for other in outcomes if other is not None and _weight(other) == _weight(breach)]
+            if len({other.requirement for other in alike}) > 1:
+                break  # each order would break another requirement: the check itself knows better
             if not breach.in_a_summary:
                 return breach
             # A sum may be right about a store that is wrong: what was stored comes first.
@@ -141,6 +142,13 @@ def first_breach(calls: Sequence[Call]) -> Breach | None:
         if retrial.lost:
             break
     return _issued_twice(calls) or suspicion
+
+
+def _weight(breach: Breach | None) -> int:
+    """Return how much an order of calls with this breach leaves unexplained."""
+    if breach is None:
+        return 0
+    return 1 if breach.in_a_summary else 2
 
 
 def _overlapping(calls: Sequence[Call]) -> Iterator[list[Call]]:
@@ -234,13 +242,17 @@ class _Retrial:
         return other
 
     def judge_all(self, calls: Sequence[Call], *, to_the_end: bool = False) -> Breach | None:
-        """Make calls one after another and return the first breach; stop there, unless ``to_the_end``."""
+        """Make calls one after another and return the first breach, in a summary only if there is no other.
+
+        Stop at it, unless ``to_the_end``.
+        """
         first: Breach | None = None
         for call in calls:
             breach = self.judge(call)
-            if breach is not None and not to_the_end:
-                return breach
-            first = first or breach
+            if _weight(breach) > _weight(first):
+                first = breach
+            if first is not None and not first.in_a_summary and not to_the_end:
+                break
         return first
 
     def judge(self, call: Call) -> Breach | None:

@@ -26,6 +26,7 @@ def recorded(*calls: tuple[str, dict[str, Any], Any]) -> Record:
 
 ENQUEUED = ("enqueue", {"tasks": [A, B]}, None)
 CLAIMED = ("claim", CLAIM, [RUNNING])
+CLAIMED_WITH_BUDGET = ("claim", CLAIM, [replace(RUNNING, max_retries=2)])
 
 
 def test_no_breach_is_found_where_every_answer_is_right() -> None:
@@ -200,6 +201,34 @@ def test_calls_that_overlapped_may_have_happened_in_any_order(answers: Any, brea
     record.end(record.begin("handle", "store", "get", {"task_id": "a"}), RUNNING)
     breach = first_breach(record.calls)
     assert (breach and breach.requirement) == breaks
+
+
+def test_a_wrong_answer_beside_a_sum_is_named_in_either_order() -> None:
+    """The sum was right of the wrong store: it is only wrong if the other call is put behind it."""
+    failure = new_failure(1, retry_at=NOON + timedelta(seconds=1))
+    failed = {"task_id": "a", "attempt": 1, "failure": failure, "if_expired": False}
+    wrong = replace(RUNNING, status=TaskStatus.PENDING, failures=(failure,), lease_expires_at=None, available_at=NOON)
+    record = recorded(("enqueue", {"tasks": [replace(A, max_retries=2)]}, None), CLAIMED_WITH_BUDGET)
+    asking = record.begin("handle", "store", "next_due", {})
+    failing = record.begin("handle", "store", "fail", failed)
+    record.end(asking, NOON)
+    record.end(failing, replace(wrong, max_retries=2))
+    breach = first_breach(record.calls)
+    assert breach is not None
+    assert breach.requirement == "R2"
+
+
+def test_a_wrong_sum_beside_another_call_counts_if_some_order_explains_the_rest() -> None:
+    record = recorded(ENQUEUED)
+    claiming = record.begin("handle", "store", "claim", CLAIM)
+    asking = record.begin("handle", "store", "next_due", {})
+    getting = record.begin("handle", "store", "get", {"task_id": "a"})
+    record.end(asking, NOON - timedelta(days=1))
+    record.end(getting, A)
+    record.end(claiming, [RUNNING])
+    breach = first_breach(record.calls)
+    assert breach is not None
+    assert (breach.requirement, breach.call.method) == ("LISTING", "next_due")
 
 
 def test_a_claim_that_two_callers_were_given_is_named_in_any_disorder() -> None:
