@@ -75,7 +75,9 @@ class Lookout:
             end.cancel()
             unlisten(self._store, waiter)
             self._waiters.discard(waiter)
-            if not waiter.cancelled():
+            if not waiter.done():
+                waiter.cancel()
+            elif not waiter.cancelled():
                 waiter.exception()  # seen, also where this was cancelled
             if not self._waiters:
                 self._end()
