@@ -42,7 +42,8 @@ _LONGEST_RECORDING: Final = 3600.0
 looks the same."""
 _TRIES_TO_RECORD: Final = 6
 """How often it is tried if what goes wrong is not that the store is away."""
-_CANCELLED: Final = "the worker was cancelled"
+CANCELLED: Final = "the worker was cancelled"
+"""Why an attempt is interrupted whose worker is cancelled."""
 # What asyncio lets through to the loop, or what ends a coroutine; a task's own code may raise them too.
 _LETHAL: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -153,7 +154,7 @@ class Attempt:
     def give_up(self) -> None:
         """Stop recording the outcome: the lease will run out. Where there is none yet, interrupt once more."""
         if not self._has_outcome:
-            self.interrupt(_CANCELLED)
+            self.interrupt(CANCELLED)
             return
         self._given_up = True
         recording = self._recorder or self._runner
@@ -209,7 +210,7 @@ class Attempt:
         self._has_outcome = True
         if self._interruption is None and _is_cancellation(outcome) and self._owner.cancelled:
             # The end of asyncio.run cancels every task of the loop, and this one may be told before its owner.
-            self._interruption = _CANCELLED
+            self._interruption = CANCELLED
         self._limit_recording(_LONGEST_RECORDING if self._interruption is None else PATIENCE)
         self._owner.attempt_has_outcome(self)
 

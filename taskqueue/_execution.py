@@ -51,7 +51,7 @@ class Execution:
     @property
     def runs_on(self) -> bool:
         """Whether anything of the call runs still."""
-        return not self._ended or (self._job is not None and self._job.running())
+        return not self._ended or self.in_thread
 
     async def outcome(self) -> Returned | Raised:
         """Run the call, once, and return how it ended. To cancel the asyncio task that awaits this is to interrupt it.

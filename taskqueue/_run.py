@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from taskqueue._attempt import HOPELESS, Attempt
+from taskqueue._attempt import CANCELLED, HOPELESS, Attempt
 from taskqueue._heartbeat import Heartbeat, Holder
 from taskqueue._hint import watching
 from taskqueue._recovery import Recovery
@@ -26,7 +26,6 @@ _SHORTEST_WAIT: Final = 0.001
 _PURGES_PER_PERIOD: Final = 10
 _SECONDS_BETWEEN_LOOKS: Final = 0.5
 _SECONDS_BETWEEN_PURGES: Final = (60.0, 3600.0)
-_CANCELLED: Final = "the worker was cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,6 @@ class Run:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = False
-        self._cancelled = False
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self._serving: asyncio.Task[Any] | None = None
         self._cancellings_before = 0
@@ -84,8 +82,7 @@ class Run:
             self._loop.call_soon_threadsafe(self._set_stop)
 
     def _set_stop(self) -> None:
-        if not self._stop.done():
-            self._stop.set_result(None)
+        _resolve(self._stop)
         self._free_a_place()
 
     @property
@@ -132,9 +129,9 @@ class Run:
             try:
                 await asyncio.wait([claiming])
             except asyncio.CancelledError:
-                self._cancelled = self._stopping = True
+                self._stopping = True
                 self._set_stop()
-        if self._cancelled:
+        if self.cancelled:
             if not claiming.cancelled():
                 claiming.exception()  # seen, and of no interest any more
             raise asyncio.CancelledError
@@ -175,9 +172,8 @@ class Run:
             return 0  # the store does not keep up
         return concurrency - (len(self._attempts) - recording) - len(self._leftovers)
 
-    def _free_a_place(self, _: object = None) -> None:
-        if self._place_free is not None and not self._place_free.done():
-            self._place_free.set_result(None)
+    def _free_a_place(self) -> None:
+        _resolve(self._place_free)
 
     @property
     def _busy(self) -> bool:
@@ -209,8 +205,8 @@ class Run:
         attempts = await self._claimed(limit)
         for attempt in attempts:
             self._start(attempt)
-            if self._cancelled:
-                attempt.interrupt(_CANCELLED)
+            if self.cancelled:
+                attempt.interrupt(CANCELLED)
         return len(attempts)
 
     async def _claimed(self, limit: int) -> list[Attempt]:
@@ -270,8 +266,7 @@ class Run:
 
     def _announce_end(self) -> None:
         self._free_a_place()
-        if self._one_ended is not None and not self._one_ended.done():
-            self._one_ended.set_result(None)
+        _resolve(self._one_ended)
 
     def _next_end(self) -> asyncio.Future[None]:
         """Return what is done once one more attempt, or what one has left behind, ends."""
@@ -313,7 +308,7 @@ class Run:
     async def _end(self, upkeep: list[asyncio.Task[Any]]) -> None:
         try:
             # Only a cancelled run has attempts left here.
-            await self._interrupt(_CANCELLED)
+            await self._interrupt(CANCELLED)
         finally:
             self.abandoned = [attempt.claim[0] for attempt in self._leftovers.values()]
             still = [*upkeep, *self._leftovers]
@@ -393,3 +388,8 @@ class Run:
                 self._purged.set_result(None)
         if purged:
             logger.info("purged %d tasks that ended more than %s ago", purged, self._settings.purge_after)
+
+
+def _resolve(awaited: asyncio.Future[None] | None) -> None:
+    if awaited is not None and not awaited.done():
+        awaited.set_result(None)

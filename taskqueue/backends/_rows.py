@@ -108,9 +108,9 @@ def task_of_row(row: Sequence[Any]) -> Task:
             max_retries=row[4],
             status=_STATUSES[row[1]],
             attempts=row[5],
-            started_at=None if row[6] is None else instant_of(row[6]),
-            lease_expires_at=None if row[7] is None else instant_of(row[7]),
-            finished_at=None if row[8] is None else instant_of(row[8]),
+            started_at=_optional_instant(row[6]),
+            lease_expires_at=_optional_instant(row[7]),
+            finished_at=_optional_instant(row[8]),
             value=row[11],
             failures=tuple(map(_failure_of_line, failures.split("\n")[:-1])) if failures else (),
         )
